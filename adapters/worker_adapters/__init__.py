@@ -1,0 +1,1 @@
+"""Engine adapters: one package per engine behind `adapter_api`, found through entry points."""

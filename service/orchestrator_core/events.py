@@ -1,0 +1,133 @@
+"""What happened: the only way facts reach the core. `Scheduler.step(event, now_ms)` takes one.
+
+All values are frozen; times are wall-clock milliseconds; keys are the services' opaque strings.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from orchestrator_core.pool import PoolSpec, ReplicaSpec
+from orchestrator_core.task import Task
+
+
+@dataclass(frozen=True, slots=True)
+class PoolAdded:
+    spec: PoolSpec
+
+
+@dataclass(frozen=True, slots=True)
+class PoolDraining:
+    """Take no more work into this pool and dispatch none; `False` lifts it."""
+
+    pool_id: str
+    draining: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class ReplicaReady:
+    replica: ReplicaSpec
+
+
+@dataclass(frozen=True, slots=True)
+class ReplicaLost:
+    """The replica takes no more work. Tasks that run on it are reported one by one (`WorkerLost`)."""
+
+    pool_id: str
+    replica_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Submit:
+    """A task asks for admission, after every check that needs I/O."""
+
+    task: Task
+
+
+@dataclass(frozen=True, slots=True)
+class Recover:
+    """A task admitted before a restart comes back: never refused, limits and turns not charged again.
+
+    `was_running` puts it before everything that waited (ORCH-3203). Recover events come in
+    admission order. `pool_id` is where it was admitted; if that pool is gone the task ends
+    with POOL_UNAVAILABLE.
+    """
+
+    task: Task
+    pool_id: str
+    was_running: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Cancel:
+    """The client, or a service on its behalf, ends a waiting or running task."""
+
+    task_key: str
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """A running task ended on its replica by itself; its slot is free.
+
+    `prefill_ms` and `decode_ms` feed the estimator; `kv_bytes` and `kv_warm` the session.
+    """
+
+    task_key: str
+    tokens_in: int
+    tokens_out: int
+    prefill_ms: int
+    decode_ms: int
+    kv_bytes: int = 0
+    kv_warm: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Aborted:
+    """A running task was ended by a service (time-out, mismatch, engine error); its slot is free."""
+
+    task_key: str
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerLost:
+    """A running task's worker died. `resume=True` asks for another replica of the same set, before
+    everything that waits; with none Ready the task waits for one until its deadline."""
+
+    task_key: str
+    resume: bool
+
+
+@dataclass(frozen=True, slots=True)
+class SessionRestored:
+    """A session known from the journal, before any `Recover` of its tasks."""
+
+    session_key: str
+    created_ms: int
+    turns: int
+
+
+@dataclass(frozen=True, slots=True)
+class SessionForgotten:
+    session_key: str
+
+
+@dataclass(frozen=True, slots=True)
+class Tick:
+    """Time has passed: waiting tasks beyond their deadline end, expired sessions are forgotten."""
+
+
+Event = (
+    PoolAdded
+    | PoolDraining
+    | ReplicaReady
+    | ReplicaLost
+    | Submit
+    | Recover
+    | Cancel
+    | Finished
+    | Aborted
+    | WorkerLost
+    | SessionRestored
+    | SessionForgotten
+    | Tick
+)

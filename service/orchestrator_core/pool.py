@@ -1,0 +1,95 @@
+"""Pools, replicas and replica sets: where a task may run.
+
+A pool is what the configuration names: one engine, one model, one device mask, one bounded queue
+per priority. Its replicas are worker processes; replicas with equal `SetKey` form a replica set
+(ORCH-3007) and only within one may a strict task move.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from orchestrator_core.task import Priority
+
+
+class FullPolicy(StrEnum):
+    """What happens at a full queue (ORCH-3005)."""
+
+    REJECT = "reject"
+    DROP_LRU = "drop-lru"
+    SHED_LOW_PRIORITY = "shed-low-priority"
+
+
+@dataclass(frozen=True, slots=True)
+class PriorityPolicy:
+    """One priority class of a pool; `rate_limit_rps` is per client, None is unlimited."""
+
+    name: Priority
+    weight: int
+    queue_capacity: int
+    rate_limit_rps: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class TenantPolicy:
+    """Weight and quotas of one tenant within a pool; None is unlimited."""
+
+    id: str
+    weight: int = 1
+    max_concurrent: int | None = None
+    rps: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class PoolSpec:
+    """What the configuration says of one pool, as far as scheduling needs it.
+
+    `model_refs` are all names under which a task may ask for the model (configured name, digest).
+    `queue_capacity` bounds waiting tasks over all priorities; each priority has its own bound too.
+    """
+
+    id: str
+    engine: str
+    model_refs: frozenset[str]
+    ctx: int
+    quant: str = ""
+    sampler_profile_version: str = ""
+    devices: tuple[str, ...] = ()
+    queue_capacity: int = 256
+    full_policy: FullPolicy = FullPolicy.REJECT
+    priorities: tuple[PriorityPolicy, ...] = (
+        PriorityPolicy(Priority.INTERACTIVE, 8, 256),
+        PriorityPolicy(Priority.BATCH, 1, 256),
+    )
+    tenants: tuple[TenantPolicy, ...] = ()
+    same_engine_version: bool = True
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class SetKey:
+    """Identity of a replica set: everything that may change an output byte (ORCH-3007, ORCH-3046).
+
+    `settings` digests engine settings that change bytes (flash attention on or off is one).
+    """
+
+    engine: str
+    model: str
+    quant: str
+    ctx: int
+    engine_version: str
+    sampler_profile_version: str
+    model_digest: str
+    settings: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class ReplicaSpec:
+    """A replica as its engine reported it when it became Ready."""
+
+    id: str
+    pool_id: str
+    set_key: SetKey
+    slots_total: int
+    ctx_max: int
+    labels: tuple[tuple[str, str], ...] = field(default=())

@@ -1,0 +1,1 @@
+"""The orchestrator daemon: api > services > ports, composed in `app`."""

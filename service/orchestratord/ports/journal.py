@@ -1,0 +1,37 @@
+"""The durable record of what was promised (ORCH-3203).
+
+A record is opaque bytes to the journal. Appends that wait together are committed together in one
+row; `row` numbers grow and are never reused. A row is forgotten as a whole, when nothing in it is
+needed any more.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable, Iterator
+from typing import Protocol
+
+
+class JournalError(Exception):
+    """The journal cannot take or give records (disk full, file damaged); says which file and why."""
+
+
+class Journal(Protocol):
+    def append(self, record: bytes) -> asyncio.Future[int]:
+        """Queue a record; the future gives its row once it is durable, or raises `JournalError`.
+
+        Records become durable in the order of the calls. Must be called from the event loop.
+        """
+        ...
+
+    def replay(self) -> Iterator[tuple[int, list[bytes]]]:
+        """All rows in order, each with its records; before the first append only."""
+        ...
+
+    def forget(self, rows: Iterable[int]) -> None:
+        """These rows are not needed after a restart; they disappear with a later commit."""
+        ...
+
+    async def close(self) -> None:
+        """Commit what waits, then close. Idempotent."""
+        ...
