@@ -1,0 +1,66 @@
+"""`python -m orch_tools`: the developer's single door to generation and checks.
+
+`regen` writes everything that is derived from contracts and spec; `check` runs what CI runs. Both
+are run from the repository root, which is found from this file. Requirement: OC-CONFIG-6010.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from orch_tools import codegen
+
+ROOT = Path(__file__).resolve().parents[2]
+
+app = typer.Typer(add_completion=False, no_args_is_help=True, help=__doc__)
+
+# What CI runs, in the order of rising cost: name -> arguments of this Python.
+CHECKS: tuple[tuple[str, tuple[str, ...]], ...] = (
+    ("format", ("-m", "ruff", "format", "--check", ".")),
+    ("lint", ("-m", "ruff", "check", ".")),
+    ("regen", ("-m", "orch_tools", "regen", "--check")),
+    ("imports", ("-c", "from importlinter.cli import lint_imports_command as c; c()")),
+    ("types", ("-m", "mypy")),
+    ("tests", ("-m", "pytest", "-q", "test_harness/unit", "test_harness/property")),
+)
+
+
+@app.command()
+def regen(
+    check: Annotated[
+        bool, typer.Option("--check", help="Write nothing; exit 1 and name what differs.")
+    ] = False,
+) -> None:
+    """Write everything generated, or check that it is up to date."""
+    files = codegen.collect(ROOT)
+    changes = codegen.differences(ROOT, files) if check else codegen.write(ROOT, files)
+    for change in changes:
+        typer.echo(change)
+    if check and changes:
+        typer.echo("run `make regen` and commit the result", err=True)
+        raise typer.Exit(1)
+    typer.echo(f"{len(files)} files, {len(changes)} {'differ' if check else 'written'}")
+
+
+@app.command()
+def check() -> None:
+    """Run every check of CI; all run even when one fails, and the exit status is 1 if any did."""
+    failed = []
+    for name, arguments in CHECKS:
+        typer.echo(f"== {name}")
+        # Unbuffered order: our heading must stand above the child's own output.
+        sys.stdout.flush()
+        if subprocess.run([sys.executable, *arguments], cwd=ROOT, check=False).returncode:
+            failed.append(name)
+    if failed:
+        typer.echo(f"failed: {', '.join(failed)}", err=True)
+        raise typer.Exit(1)
+
+
+if __name__ == "__main__":
+    app()
