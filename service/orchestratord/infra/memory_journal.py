@@ -8,24 +8,28 @@ Requirements: ORCH-3203 (the tests of the services run on it).
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
 
 from orchestratord.ports.journal import JournalError
 
 
+@dataclass(slots=True)
+class MemoryDisk:
+    """What outlives a `MemoryJournal`: the committed rows and the next row's number."""
+
+    rows: dict[int, list[bytes]] = field(default_factory=dict)
+    next_row: int = 1
+
+
 class MemoryJournal:
-    """`Journal` in memory; `rows` is what an earlier one's `crash` returned."""
+    """`Journal` on a `MemoryDisk`: a fresh one, or what an earlier journal left."""
 
     def __init__(
-        self,
-        rows: Mapping[int, list[bytes]] | None = None,
-        *,
-        loop: asyncio.AbstractEventLoop | None = None,
-        first_row: int = 1,
+        self, disk: MemoryDisk | None = None, *, loop: asyncio.AbstractEventLoop | None = None
     ) -> None:
         self._loop = loop if loop is not None else asyncio.get_running_loop()
-        self._rows: dict[int, list[bytes]] = dict(rows or {})
-        self._next_row = max([first_row, *(row + 1 for row in self._rows)])
+        self._disk = disk if disk is not None else MemoryDisk()
         self._waiting: list[tuple[bytes, asyncio.Future[int]]] = []
         self._forgotten: set[int] = set()
         self._commit_due = False
@@ -49,7 +53,8 @@ class MemoryJournal:
         """All rows in order; raises `JournalError` after the first append."""
         if self._appended or self._closed:
             raise JournalError("journal in memory: replay comes before the first append")
-        return iter([(row, list(self._rows[row])) for row in sorted(self._rows)])
+        rows = self._disk.rows
+        return iter([(row, list(rows[row])) for row in sorted(rows)])
 
     def forget(self, rows: Iterable[int]) -> None:
         """These rows disappear with the next commit."""
@@ -76,12 +81,13 @@ class MemoryJournal:
         """Every commit fails for this reason until called with None."""
         self._failure = reason
 
-    def crash(self) -> dict[int, list[bytes]]:
+    def crash(self) -> MemoryDisk:
         """The process dies now: what waits is lost, its futures never resolve. Returns what is
         durable."""
         self._closed = True
         self._waiting.clear()
-        return {row: list(records) for row, records in self._rows.items()}
+        self._forgotten.clear()
+        return self._disk
 
     def _ask_for_commit(self) -> None:
         if not self._commit_due and not self._held:
@@ -90,7 +96,7 @@ class MemoryJournal:
 
     def _commit_when_due(self) -> None:
         self._commit_due = False
-        if not self._held:
+        if not self._held and not self._closed:
             self._commit()
 
     def _commit(self) -> None:
@@ -102,13 +108,13 @@ class MemoryJournal:
                     durable.set_exception(error)
             return
         for row in self._forgotten:
-            self._rows.pop(row, None)
+            self._disk.rows.pop(row, None)
         self._forgotten.clear()
         if not group:
             return
-        row = self._next_row
-        self._next_row += 1
-        self._rows[row] = [record for record, _ in group]
+        row = self._disk.next_row
+        self._disk.next_row += 1
+        self._disk.rows[row] = [record for record, _ in group]
         for _, durable in group:
             if not durable.done():
                 durable.set_result(row)
