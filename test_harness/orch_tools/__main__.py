@@ -1,7 +1,8 @@
 """`python -m orch_tools`: the developer's single door to generation and checks.
 
-`regen` writes everything that is derived from contracts and spec; `check` runs what CI runs. Both
-are run from the repository root, which is found from this file. Requirement: OC-CONFIG-6010.
+`regen` writes everything that is derived from contracts, spec and tests; `requirements` checks the
+ids; `evidence` compares what a test run proved with what is committed; `check` is all of CI but the
+tests. The repository root is found from this file. Requirement: OC-CONFIG-6010.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from typing import Annotated
 
 import typer
 
-from orch_tools import codegen
+from orch_tools import codegen, evidence, requirements
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -23,10 +24,10 @@ app = typer.Typer(add_completion=False, no_args_is_help=True, help=__doc__)
 CHECKS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("format", ("-m", "ruff", "format", "--check", ".")),
     ("lint", ("-m", "ruff", "check", ".")),
+    ("requirements", ("-m", "orch_tools", "requirements")),
     ("regen", ("-m", "orch_tools", "regen", "--check")),
     ("imports", ("-c", "from importlinter.cli import lint_imports_command as c; c()")),
     ("types", ("-m", "mypy")),
-    ("tests", ("-m", "pytest", "-q", "test_harness/unit", "test_harness/property")),
 )
 
 
@@ -37,7 +38,11 @@ def regen(
     ] = False,
 ) -> None:
     """Write everything generated, or check that it is up to date."""
-    files = codegen.collect(ROOT)
+    try:
+        files = codegen.collect(ROOT)
+    except (codegen.CodegenError, evidence.EvidenceError, requirements.RequirementErrors) as error:
+        typer.echo(str(error), err=True)
+        raise typer.Exit(1) from error
     changes = codegen.differences(ROOT, files) if check else codegen.write(ROOT, files)
     for change in changes:
         typer.echo(change)
@@ -45,6 +50,39 @@ def regen(
         typer.echo("run `make regen` and commit the result", err=True)
         raise typer.Exit(1)
     typer.echo(f"{len(files)} files, {len(changes)} {'differ' if check else 'written'}")
+
+
+@app.command("requirements")
+def lint_requirements() -> None:
+    """Check the specification and everything that names its ids; exit 1 and name each problem."""
+    problems = requirements.lint(ROOT)
+    for problem in problems:
+        typer.echo(problem)
+    if problems:
+        raise typer.Exit(1)
+    typer.echo("requirements: no problem")
+
+
+@app.command("evidence")
+def compare_evidence(
+    fresh: Annotated[
+        Path, typer.Option("--compare", help="Evidence that a full test run has just written.")
+    ],
+) -> None:
+    """Compare a run's evidence with the committed one; exit 1 and name what differs."""
+    try:
+        changes = evidence.differences(
+            evidence.read_evidence(ROOT / evidence.EVIDENCE_FILE), evidence.read_evidence(fresh)
+        )
+    except evidence.EvidenceError as error:
+        typer.echo(str(error), err=True)
+        raise typer.Exit(1) from error
+    for change in changes:
+        typer.echo(change)
+    if changes:
+        typer.echo("run `make evidence` and commit the result", err=True)
+        raise typer.Exit(1)
+    typer.echo("evidence: as committed")
 
 
 @app.command()

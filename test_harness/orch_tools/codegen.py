@@ -11,9 +11,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
+from orch_tools import compliance, requirements
+
 Generator = Callable[[Path], dict[str, str | bytes]]
 
-GENERATORS: tuple[Generator, ...] = ()
+GENERATORS: tuple[Generator, ...] = (requirements.generate, compliance.generate)
 
 # Written by codegen alone, so whatever else is found in it is left over from an earlier generator.
 OWNED_DIRECTORY = "generated"

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import yaml
 
-from orch_tools.traces import ID, Trace, code_traces, contract_traces, name_problems, test_traces
+from orch_tools.traces import ID, Trace, code_traces, contract_traces, test_traces
 
 SPEC_FOLDER = Path("contracts/spec")
 OUT_FOLDER = Path("requirements")
@@ -201,8 +201,7 @@ def lint(root: Path) -> list[str]:
     """Every problem of the requirements below `root`, one line each; an empty list is a clean tree.
 
     Beyond what `generate` refuses: a MUST without a complete test that `requirements/open.yaml`
-    does not explain, an explanation that is out of date, and an id in a test's name (ids live in
-    markers).
+    does not explain, and an explanation that is out of date.
     """
     try:
         catalog = load_catalog(root)
@@ -210,7 +209,7 @@ def lint(root: Path) -> list[str]:
     except RequirementErrors as error:
         return list(error.problems)
     complete = {t.requirement_id for t in traces if t.kind == "test" and not t.partial}
-    return sorted([*name_problems(root), *_open_problems(root, catalog, complete)])
+    return _open_problems(root, catalog, complete)
 
 
 def _open_problems(root: Path, catalog: Catalog, complete: set[str]) -> list[str]:
@@ -233,7 +232,7 @@ def _open_problems(root: Path, catalog: Catalog, complete: set[str]) -> list[str
         for requirement in catalog.by_id.values()
         if requirement.level == "MUST" and requirement.id not in complete | explained
     )
-    return problems
+    return sorted(problems)
 
 
 def _entry(requirement: Requirement, named: Mapping[str, list[Trace]]) -> dict[str, object]:

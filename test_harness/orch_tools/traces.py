@@ -24,7 +24,7 @@ import yaml
 
 ID = r"(?:ORCH|OC(?:-[A-Z0-9]+)+)-\d{4}"
 _ID_IN_PROSE = re.compile(rf"(?<![\w-]){ID}(?![\w-])")
-_ID_IN_NAME = re.compile(r"(?i)(?:^|_)(?:orch|oc(?:_[a-z0-9]+)+)_\d{4}(?:_|$)")
+_ID_IN_NAME = re.compile(r"(?i)_(?:orch|oc(?:_[a-z0-9]+)+)_\d{4}(?:_|$)")
 _HTTP_METHODS = frozenset({"get", "put", "post", "delete", "patch", "head", "options"})
 
 CONTRACTS = Path("contracts")
@@ -69,12 +69,17 @@ def contract_traces(root: Path) -> tuple[list[Trace], list[str]]:
 
 
 def test_traces(root: Path) -> tuple[list[Trace], list[str]]:
-    """Node ids (without parameters) of the tests that carry `req` markers."""
+    """Node ids (without parameters) of the tests that carry `req` markers.
+
+    An id in a test's name is a problem: a name says a behaviour, the id goes into the marker.
+    """
     traces: list[Trace] = []
     problems: list[str] = []
-    for path, tree in _test_modules(root):
+    for path, _, tree in _modules(root, TESTS, "test_*.py", problems):
         attributed: set[ast.AST] = set()
         for node_id, calls in _marked_tests(tree, path):
+            if _ID_IN_NAME.search(node_id):
+                problems.append(f"{node_id}: an id belongs into a req marker, not into a name")
             for call in calls:
                 attributed.add(call)
                 ids, partial, problem = _read_marker(call)
@@ -93,33 +98,26 @@ def test_traces(root: Path) -> tuple[list[Trace], list[str]]:
 def code_traces(root: Path) -> tuple[list[Trace], list[str]]:
     """Product modules, as path::module, that name an id in a docstring or a comment."""
     traces: list[Trace] = []
+    problems: list[str] = []
     for top in PRODUCT:
-        for path in sorted((root / top).rglob("*.py")):
-            below = path.relative_to(root / top).with_suffix("")
+        for path, source, tree in _modules(root, top, "*.py", problems):
+            below = Path(path).relative_to(top).with_suffix("")
             module = ".".join(part for part in below.parts if part != "__init__")
-            place = f"{path.relative_to(root).as_posix()}::{module}"
-            named = set(_ID_IN_PROSE.findall("\n".join(_prose(path.read_text("utf-8")))))
-            traces.extend(Trace(requirement_id, "code", place) for requirement_id in sorted(named))
-    return traces, []
+            named = _ID_IN_PROSE.findall("\n".join(_prose(source, tree)))
+            traces.extend(Trace(each, "code", f"{path}::{module}") for each in sorted(set(named)))
+    return traces, problems
 
 
-def name_problems(root: Path) -> list[str]:
-    """Tests whose name holds a requirement id; a name says a behaviour, the id goes into the
-    marker.
-    """
-    return [
-        f"{path}::{node.name}: the requirement id belongs into a req marker, not into the name"
-        for path, tree in _test_modules(root)
-        for node in ast.walk(tree)
-        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
-        and node.name.startswith("test_")
-        and _ID_IN_NAME.search(node.name)
-    ]
-
-
-def _test_modules(root: Path) -> Iterator[tuple[str, ast.Module]]:
-    for path in sorted((root / TESTS).rglob("test_*.py")):
-        yield path.relative_to(root).as_posix(), ast.parse(path.read_text("utf-8"), str(path))
+def _modules(
+    root: Path, top: Path, pattern: str, problems: list[str]
+) -> Iterator[tuple[str, str, ast.Module]]:
+    """Path, source and syntax tree of each module; what does not parse is a problem."""
+    for path in sorted((root / top).rglob(pattern)):
+        name, source = path.relative_to(root).as_posix(), path.read_text("utf-8")
+        try:
+            yield name, source, ast.parse(source, name)
+        except SyntaxError as error:
+            problems.append(f"{name}:{error.lineno}: {error.msg}")
 
 
 def _marked_tests(tree: ast.Module, path: str) -> Iterator[tuple[str, list[ast.Call]]]:
@@ -179,8 +177,8 @@ def _read_marker(call: ast.Call) -> tuple[list[str], str, str | None]:
     return ids, partial, None
 
 
-def _prose(source: str) -> Iterator[str]:
-    for node in ast.walk(ast.parse(source)):
+def _prose(source: str, tree: ast.Module) -> Iterator[str]:
+    for node in ast.walk(tree):
         match node:
             case ast.Expr(value=ast.Constant(value=str(text))):
                 yield text

