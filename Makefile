@@ -36,8 +36,8 @@ test: $(STAMP) ## run all tests; what they prove must equal requirements/evidenc
 	@$(BIN)/python -m orch_tools evidence --compare $(FRESH)
 
 evidence: $(STAMP) ## run all tests and write requirements/evidence.json and COMPLIANCE.md
-	@$(PYTEST) --evidence-out requirements/evidence.json
-	@$(BIN)/python -m orch_tools regen
+	@$(PYTEST) --evidence-out requirements/evidence.json; outcome=$$?; \
+	  $(BIN)/python -m orch_tools regen && exit $$outcome
 
 lint: $(STAMP) ## format, lint, requirements, generated files, layers, types
 	@$(BIN)/python -m orch_tools check

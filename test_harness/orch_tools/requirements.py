@@ -18,7 +18,7 @@ from pathlib import Path
 
 import yaml
 
-from orch_tools.traces import ID, Trace, code_traces, contract_traces, test_traces
+from orch_tools.traces import ID, Trace, traces_of_code, traces_of_contracts, traces_of_tests
 
 SPEC_FOLDER = Path("contracts/spec")
 OUT_FOLDER = Path("requirements")
@@ -162,7 +162,7 @@ def checked_traces(root: Path, catalog: Catalog) -> list[Trace]:
     """
     traces: list[Trace] = []
     problems: list[str] = []
-    for scan in (contract_traces, test_traces, code_traces):
+    for scan in (traces_of_contracts, traces_of_tests, traces_of_code):
         found, unreadable = scan(root)
         traces.extend(found)
         problems.extend(unreadable)

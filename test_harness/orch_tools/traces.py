@@ -46,7 +46,7 @@ class Trace:
     partial: str = ""
 
 
-def contract_traces(root: Path) -> tuple[list[Trace], list[str]]:
+def traces_of_contracts(root: Path) -> tuple[list[Trace], list[str]]:
     """Elements of the OpenAPI files, the metrics contract and the schemas that carry `x-req-id` or
     `requirements`.
     """
@@ -68,7 +68,7 @@ def contract_traces(root: Path) -> tuple[list[Trace], list[str]]:
     return traces, problems
 
 
-def test_traces(root: Path) -> tuple[list[Trace], list[str]]:
+def traces_of_tests(root: Path) -> tuple[list[Trace], list[str]]:
     """Node ids (without parameters) of the tests that carry `req` markers.
 
     An id in a test's name is a problem: a name says a behaviour, the id goes into the marker.
@@ -95,7 +95,7 @@ def test_traces(root: Path) -> tuple[list[Trace], list[str]]:
     return traces, problems
 
 
-def code_traces(root: Path) -> tuple[list[Trace], list[str]]:
+def traces_of_code(root: Path) -> tuple[list[Trace], list[str]]:
     """Product modules, as path::module, that name an id in a docstring or a comment."""
     traces: list[Trace] = []
     problems: list[str] = []
