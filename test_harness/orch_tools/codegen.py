@@ -11,11 +11,17 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from orch_tools import compliance, requirements
+from orch_tools import codegen_client, codegen_routes, codegen_types, compliance, requirements
 
 Generator = Callable[[Path], dict[str, str | bytes]]
 
-GENERATORS: tuple[Generator, ...] = (requirements.generate, compliance.generate)
+GENERATORS: tuple[Generator, ...] = (
+    codegen_types.generate,
+    codegen_routes.generate,
+    codegen_client.generate_clients,
+    requirements.generate,
+    compliance.generate,
+)
 
 # Written by codegen alone, so whatever else is found in it is left over from an earlier generator.
 OWNED_DIRECTORY = "generated"
