@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import http.client
+import re
 import socket
 import ssl
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
@@ -180,6 +181,8 @@ class Endpoint:
         parts = urlsplit(self.url)
         if parts.scheme not in {"http", "https"} or not parts.hostname:
             raise ValueError("the service's URL must look like http://HOST:PORT")
+        if self.api_key is not None and not re.fullmatch(r"[!-~]+", self.api_key):
+            raise ValueError("the API key must be visible ASCII characters, without spaces")
         # Raises ValueError on its own for a port that is no number.
         _ = parts.port
 
