@@ -15,6 +15,7 @@ from typing import Annotated
 import typer
 
 from orch_tools import codegen, evidence, requirements
+from orch_tools.open_list import OpenListError
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -53,8 +54,19 @@ def regen(
 
 
 @app.command("requirements")
-def lint_requirements() -> None:
+def lint_requirements(
+    settle: Annotated[
+        str | None,
+        typer.Option(metavar="REASON", help="First bring requirements/open.yaml up to date."),
+    ] = None,
+) -> None:
     """Check the specification and everything that names its ids; exit 1 and name each problem."""
+    if settle:
+        try:
+            requirements.settle(ROOT, settle)
+        except (requirements.RequirementErrors, OpenListError) as error:
+            typer.echo(str(error), err=True)
+            raise typer.Exit(1) from error
     problems = requirements.lint(ROOT)
     for problem in problems:
         typer.echo(problem)

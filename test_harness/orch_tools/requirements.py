@@ -12,18 +12,18 @@ OC-CONFIG-6010.
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import yaml
 
+from orch_tools.open_list import OPEN_FILE, OpenListError, read_open, write_open
 from orch_tools.traces import ID, Trace, traces_of_code, traces_of_contracts, traces_of_tests
 
 SPEC_FOLDER = Path("contracts/spec")
 OUT_FOLDER = Path("requirements")
-# Kept by hand: the MUST requirements that no complete test names yet, grouped under a reason.
-OPEN_FILE = OUT_FOLDER / "open.yaml"
 
 _BULLET = re.compile(rf"- \[(?P<id>{ID})\] \((?P<level>[^)]*)\) (?P<text>\S.*)")
 _WITHDRAWN = re.compile(rf"WITHDRAWN (?P<date>\d{{4}}-\d{{2}}-\d{{2}}), see (?P<successor>{ID})")
@@ -205,34 +205,52 @@ def lint(root: Path) -> list[str]:
     """
     try:
         catalog = load_catalog(root)
-        traces = checked_traces(root, catalog)
-    except RequirementErrors as error:
-        return list(error.problems)
-    complete = {t.requirement_id for t in traces if t.kind == "test" and not t.partial}
-    return _open_problems(root, catalog, complete)
-
-
-def _open_problems(root: Path, catalog: Catalog, complete: set[str]) -> list[str]:
-    where = OPEN_FILE.as_posix()
-    explained: set[str] = set()
-    problems: list[str] = []
-    path = root / OPEN_FILE
-    for group in (yaml.safe_load(path.read_text("utf-8")) or []) if path.exists() else []:
-        for requirement_id in group["ids"]:
-            if why := catalog.problem(requirement_id):
-                problems.append(f"{where}: {why}")
-            elif requirement_id in complete:
-                problems.append(f"{where}: {requirement_id} has a complete test now, take it out")
-            elif requirement_id in explained:
-                problems.append(f"{where}: {requirement_id} is listed twice")
-            explained.add(requirement_id)
-    problems.extend(
+        complete = _completely_tested(checked_traces(root, catalog))
+        explained = read_open(root)
+    except (RequirementErrors, OpenListError) as error:
+        return str(error).splitlines()
+    listed = [requirement_id for ids in explained.values() for requirement_id in ids]
+    problems = [
         f"{requirement.spec}: {requirement.id} is a MUST without a complete test; "
-        f"write one, or say why in {where}"
+        f"write one, or say why in {OPEN_FILE.as_posix()}"
         for requirement in catalog.by_id.values()
-        if requirement.level == "MUST" and requirement.id not in complete | explained
-    )
+        if requirement.level == "MUST" and requirement.id not in complete.union(listed)
+    ]
+    for requirement_id, times in Counter(listed).items():
+        if why := catalog.problem(requirement_id):
+            problems.append(f"{OPEN_FILE.as_posix()}: {why}")
+        elif requirement_id in complete:
+            problems.append(
+                f"{OPEN_FILE.as_posix()}: {requirement_id} has a complete test now, take it out"
+            )
+        elif times > 1:
+            problems.append(f"{OPEN_FILE.as_posix()}: {requirement_id} is listed twice")
     return sorted(problems)
+
+
+def settle(root: Path, reason: str) -> None:
+    """Bring `requirements/open.yaml` up to date, for a person to review as a diff.
+
+    What is proved now or no longer exists goes out; a MUST that is neither proved nor listed goes
+    in under `reason`. Raises: RequirementErrors, OpenListError.
+    """
+    catalog = load_catalog(root)
+    complete = _completely_tested(checked_traces(root, catalog))
+    needed = {
+        requirement.id
+        for requirement in catalog.by_id.values()
+        if requirement.level != "WITHDRAWN" and requirement.id not in complete
+    }
+    groups = {why: [each for each in ids if each in needed] for why, ids in read_open(root).items()}
+    listed = {each for ids in groups.values() for each in ids}
+    groups.setdefault(reason, []).extend(
+        each for each in needed - listed if catalog.by_id[each].level == "MUST"
+    )
+    write_open(root, groups)
+
+
+def _completely_tested(traces: Iterable[Trace]) -> set[str]:
+    return {trace.requirement_id for trace in traces if trace.kind == "test" and not trace.partial}
 
 
 def _entry(requirement: Requirement, named: Mapping[str, list[Trace]]) -> dict[str, object]:

@@ -192,3 +192,44 @@ def test_lint_names_explanations_that_are_out_of_date(tmp_path: Path) -> None:
         "requirements/open.yaml: ORCH-0001 has a complete test now, take it out",
         "requirements/open.yaml: unknown requirement id ORCH-0007",
     ]
+
+
+def test_settling_drops_what_is_proved_and_adds_what_is_not_explained(tmp_path: Path) -> None:
+    write_tree(
+        tmp_path,
+        {
+            ALPHA: """
+                - [ORCH-0001] (MUST) Proved.
+                - [ORCH-0002] (MUST) Explained.
+                - [ORCH-0003] (MUST) New.
+                - [ORCH-0004] (SHOULD) May stay without.
+            """,
+            TEST_FILE: """
+                import pytest
+
+                @pytest.mark.req("ORCH-0001")
+                def test_it(): ...
+            """,
+            "requirements/open.yaml": """
+                - {reason: cluster, ids: [ORCH-0002]}
+                - {reason: soon, ids: [ORCH-0001, ORCH-0009]}
+            """,
+        },
+    )
+
+    requirements.settle(tmp_path, "found today")
+
+    assert yaml.safe_load((tmp_path / "requirements/open.yaml").read_text()) == [
+        {"reason": "cluster", "ids": ["ORCH-0002"]},
+        {"reason": "found today", "ids": ["ORCH-0003"]},
+    ]
+    assert requirements.lint(tmp_path) == []
+
+
+@pytest.mark.parametrize("text", ["- ORCH-0001", "- {reason: x}", "- {reason: x, ids: ORCH-0001}"])
+def test_a_malformed_open_list_is_a_problem_not_an_explanation(tmp_path: Path, text: str) -> None:
+    write_tree(tmp_path, {ALPHA: "- [ORCH-0001] (MUST) X.", "requirements/open.yaml": text})
+
+    (problem,) = requirements.lint(tmp_path)
+
+    assert problem.startswith("requirements/open.yaml: not of the form {reason, ids}")

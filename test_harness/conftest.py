@@ -1,0 +1,31 @@
+"""Run order and Hypothesis profiles of the whole suite.
+
+Quick kinds of proof come first, so that a broken build is known in seconds; within a kind the order
+stays random. `--hypothesis-profile=ci` looks longer for counterexamples.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from hypothesis import settings
+
+HERE = Path(__file__).parent
+KINDS = ("unit", "property", "conformance", "contract", "e2e")
+
+# No deadline per example: CI machines stall for longer than any bound that would mean something.
+settings.register_profile("dev", max_examples=50, deadline=None)
+settings.register_profile("ci", max_examples=1000, deadline=None)
+settings.load_profile("dev")
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Sort by kind of proof; a folder that is not listed comes last."""
+    items.sort(key=_rank)
+
+
+def _rank(item: pytest.Item) -> int:
+    kind = item.path.relative_to(HERE).parts[0]
+    return KINDS.index(kind) if kind in KINDS else len(KINDS)
