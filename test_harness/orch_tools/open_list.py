@@ -47,5 +47,9 @@ def read_open(root: Path) -> dict[str, list[str]]:
 def write_open(root: Path, groups: Mapping[str, list[str]]) -> None:
     """Write the groups that have ids left, each sorted."""
     listed = [{"reason": why, "ids": sorted(ids)} for why, ids in groups.items() if ids]
-    body = yaml.safe_dump(listed, sort_keys=False, allow_unicode=True, width=100) if listed else ""
+    body = (
+        yaml.safe_dump(listed, sort_keys=False, default_flow_style=None, width=100)
+        if listed
+        else ""
+    )
     (root / OPEN_FILE).write_text(_HEAD + body, "utf-8")
