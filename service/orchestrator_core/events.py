@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from orchestrator_core.pool import PoolSpec, ReplicaSpec
+from orchestrator_core.pool import PoolSpec, ReplicaSpec, SetKey
 from orchestrator_core.task import Task
 
 
@@ -31,7 +31,7 @@ class ReplicaReady:
 
 @dataclass(frozen=True, slots=True)
 class ReplicaLost:
-    """The replica takes no more work. Tasks that run on it are reported one by one (`WorkerLost`)."""
+    """The replica takes no more work. Tasks on it are reported one by one (`WorkerLost`)."""
 
     pool_id: str
     replica_id: str
@@ -46,23 +46,29 @@ class Submit:
 
 @dataclass(frozen=True, slots=True)
 class Recover:
-    """A task admitted before a restart comes back: never refused, limits and turns not charged again.
+    """A task admitted before a restart comes back: never refused, turns not charged again.
 
     `was_running` puts it before everything that waited (ORCH-3203). Recover events come in
     admission order. `pool_id` is where it was admitted; if that pool is gone the task ends
-    with POOL_UNAVAILABLE.
+    with POOL_UNAVAILABLE. `set_key` is the replica set it ran in, where known: a running task then
+    resumes there and nowhere else. Its budget is reserved again, its session opened if need be.
     """
 
     task: Task
     pool_id: str
     was_running: bool
+    set_key: SetKey | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Cancel:
-    """The client, or a service on its behalf, ends a waiting or running task."""
+    """The client, or a service on its behalf, ends a waiting or running task.
+
+    `tokens_out` is what a running one has generated so far; the session's budget pays for it.
+    """
 
     task_key: str
+    tokens_out: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,9 +89,13 @@ class Finished:
 
 @dataclass(frozen=True, slots=True)
 class Aborted:
-    """A running task was ended by a service (time-out, mismatch, engine error); its slot is free."""
+    """A running task was ended by a service (time-out, mismatch, engine error); its slot is free.
+
+    `tokens_out` is what it had generated; the session's budget pays for it.
+    """
 
     task_key: str
+    tokens_out: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,15 +105,21 @@ class WorkerLost:
 
     task_key: str
     resume: bool
+    tokens_out: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class SessionRestored:
-    """A session known from the journal, before any `Recover` of its tasks."""
+    """A session known from the journal, before any `Recover` of its tasks.
+
+    What its finished tasks have used counts against its budgets; live ones reserve again.
+    """
 
     session_key: str
     created_ms: int
     turns: int
+    tokens_used: int = 0
+    time_used_ms: int = 0
 
 
 @dataclass(frozen=True, slots=True)

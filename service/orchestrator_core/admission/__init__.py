@@ -1,0 +1,1 @@
+"""Before the queue: who may enter, and what the answer is when not."""

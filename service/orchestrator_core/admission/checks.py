@@ -1,0 +1,212 @@
+"""Which pool admits a task, or why none does.
+
+On a task's path: everything between `Submit` and the queue; nothing here changes state, so a
+refusal costs the caller nothing, whichever check it comes from. The invariant: the order of checks
+is fixed (pool, size, readiness; then per pool: rate limit, quota, session, budget, deadline, room)
+and the first refusal of the best pool is what the client sees. Requirements: ORCH-3005, ORCH-3006,
+ORCH-3010, ORCH-3014, ORCH-3015, ORCH-3018, ORCH-3077, ORCH-3079, OC-CORE-1002, OC-CORE-1020,
+OC-CORE-1021.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from math import ceil
+
+from orchestrator_core.admission.rate_limit import RateLimiter
+from orchestrator_core.errors import Code, Reason, Refusal
+from orchestrator_core.pool import FullPolicy
+from orchestrator_core.pool_state import Pool
+from orchestrator_core.sessions.session_table import Reservation, SessionTable
+from orchestrator_core.task import Task, Workload
+
+# A pool that nobody configured may be added by a reload; asking more often helps nobody.
+NO_POOL_RETRY_MS = 5_000
+
+# A replica that comes back is Ready within 1.5 s of being healthy (interface page).
+UNREADY_RETRY_MS = 1_500
+
+# Retry hints are never longer: an estimate that far ahead is a guess.
+MAX_RETRY_MS = 60_000
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where the task may go; `victim` leaves that pool's queue for it."""
+
+    pool: Pool
+    reservation: Reservation
+    at_once: bool
+    victim: Task | None
+
+
+def find_place(
+    task: Task,
+    pools: Sequence[Pool],
+    rates: RateLimiter,
+    sessions: SessionTable,
+    sequence: int,
+    now_ms: int,
+) -> Place | Refusal:
+    """The place of a task among `pools`, all those that serve its engine and model.
+
+    Pools with free slots are asked first (most free first), then those with room, the shortest
+    queue, the smallest id. O(pools * (replicas + flows)).
+    """
+    unfit = _size_refusal(task, pools) or _readiness_refusal(task, pools)
+    if unfit is not None:
+        return unfit
+    first: Refusal | None = None
+    for pool in sorted(_admissible(task, pools), key=lambda pool: _rank(pool, task)):
+        outcome = _place_in(pool, task, rates, sessions, sequence, now_ms)
+        if isinstance(outcome, Place):
+            return outcome
+        first = first or outcome
+    assert first is not None  # no admissible pool is a readiness refusal
+    return first
+
+
+def rate_keys(pool: Pool, task: Task) -> list[tuple[tuple[str, ...], float, Reason]]:
+    """The buckets a task draws from here: (key, requests per second, reason of a refusal)."""
+    keys: list[tuple[tuple[str, ...], float, Reason]] = []
+    client_rps = pool.queue.policy(task.priority).rate_limit_rps
+    if client_rps is not None:
+        client = ("client", pool.spec.id, task.tenant, task.client_id, task.priority.value)
+        keys.append((client, client_rps, Reason.RATE_LIMIT))
+    tenant_rps = pool.queue.tenant(task.tenant).rps
+    if tenant_rps is not None:
+        keys.append((("tenant", pool.spec.id, task.tenant), tenant_rps, Reason.QUOTA))
+    return keys
+
+
+def _admissible(task: Task, pools: Sequence[Pool]) -> list[Pool]:
+    return [p for p in pools if not p.draining and p.ctx_offered() >= task.ctx and p.serving()]
+
+
+def _rank(pool: Pool, task: Task) -> tuple[int, bool, int, str]:
+    free = 0 if pool.queue.is_held(task.tenant) else pool.slots_free()
+    return -free, pool.queue.find_room(task.priority) is None, len(pool.queue), pool.spec.id
+
+
+def _size_refusal(task: Task, pools: Sequence[Pool]) -> Refusal | None:
+    """No pool at all, or a task that fits none of them or not its own context."""
+    if not pools:
+        return Refusal(
+            Code.POOL_UNAVAILABLE, Reason.POOL_UNAVAILABLE,
+            f"no pool serves model_ref {task.model_ref!r} with engine {task.engine!r}",
+            retriable=True, retry_after_ms=NO_POOL_RETRY_MS, engine=task.engine,
+        )  # fmt: skip
+    offered = max(pool.ctx_offered() for pool in pools)
+    if task.ctx > offered:
+        problem = f"ctx: {task.ctx} is above the {offered} tokens that the matching pools offer"
+    # An embedding or rerank task decodes nothing, and its inputs each have a context of their own.
+    elif task.workload is Workload.COMPLETION and task.prompt_tokens + task.max_tokens > task.ctx:
+        problem = (
+            f"prompt ({task.prompt_tokens} tokens) + max_tokens ({task.max_tokens}) "
+            f"= {task.prompt_tokens + task.max_tokens} exceed ctx ({task.ctx})"
+        )
+    else:
+        return None
+    return Refusal(Code.INVALID_PARAMS, Reason.CONTEXT, problem, engine=task.engine)
+
+
+def _readiness_refusal(task: Task, pools: Sequence[Pool]) -> Refusal | None:
+    """No pool that could start the task, now or soon."""
+    fitting = [pool for pool in pools if pool.ctx_offered() >= task.ctx]
+    if any(not pool.draining and pool.serving() for pool in fitting):
+        return None
+    open_pools = [pool for pool in fitting if not pool.draining]
+    named = fitting[0].spec.id if len(fitting) == 1 else None
+    names = ", ".join(sorted(pool.spec.id for pool in open_pools or fitting))
+    if not open_pools:
+        code, reason, state = Code.POOL_UNREADY, Reason.DRAINING, "is draining"
+    elif any(pool.replicas.ever_ready for pool in open_pools):
+        code, reason, state = (
+            Code.POOL_UNAVAILABLE,
+            Reason.POOL_UNAVAILABLE,
+            "lost all its replicas",
+        )
+    else:
+        code, reason, state = Code.POOL_UNREADY, Reason.POOL_UNREADY, "is not Ready yet"
+    return Refusal(
+        code, reason, f"pool {names} {state}",
+        retriable=True, retry_after_ms=UNREADY_RETRY_MS, engine=task.engine, pool_id=named,
+    )  # fmt: skip
+
+
+def _place_in(
+    pool: Pool, task: Task, rates: RateLimiter, sessions: SessionTable, sequence: int, now_ms: int
+) -> Place | Refusal:
+    for key, rps, reason in rate_keys(pool, task):
+        if wait_ms := rates.wait_ms(key, rps, now_ms):
+            who = "client" if reason is Reason.RATE_LIMIT else f"tenant {task.tenant!r}"
+            message = f"the {who} exceeds its {rps:g} requests per second"
+            return _backpressure(
+                pool, Code.ADMISSION_REJECT, reason, reason.value, wait_ms, message
+            )
+    times = pool.times
+    service_ms = ceil(times.times.task_ms(task)) if times is not None and times.times.known else 0
+    # Completions are checked and charged with prompt + max_tokens; the others decode nothing.
+    decoded = task.max_tokens if task.workload is Workload.COMPLETION else 0
+    reservation = Reservation(task.prompt_tokens + decoded, service_ms)
+    refused = sessions.refusal(task.session_key, reservation.tokens, service_ms, now_ms)
+    if refused is not None:
+        return replace(refused, engine=task.engine, pool_id=pool.spec.id)
+    at_once = pool.slots_free() > 0 and not pool.queue.is_held(task.tenant)
+    late = _deadline_refusal(pool, task, service_ms, sequence, at_once, now_ms)
+    if late is not None:
+        return late
+    if at_once:
+        return Place(pool, reservation, True, None)
+    room = pool.queue.find_room(task.priority)
+    if room is None:
+        return _full(pool, task, now_ms)
+    return Place(pool, reservation, False, room.victim)
+
+
+def _deadline_refusal(
+    pool: Pool, task: Task, service_ms: int, sequence: int, at_once: bool, now_ms: int
+) -> Refusal | None:
+    """Whether the task would end too late; only the clock decides until speed is known."""
+    slack_ms = task.deadline_at_ms - now_ms
+    if slack_ms > 0 and not service_ms:
+        return None
+    start_ms = 0 if at_once else pool.start_delay_ms(pool.position(task, sequence), now_ms)
+    promise_ms = start_ms + max(service_ms, 1)
+    if promise_ms <= slack_ms:
+        return None
+    # Waiting helps against the queue, not against a deadline shorter than the task itself.
+    helps = service_ms <= task.deadline_at_ms - task.arrived_ms
+    earliest_ms = task.deadline_at_ms - task.arrived_ms + promise_ms - slack_ms
+    return _backpressure(
+        pool, Code.DEADLINE_UNMET, Reason.DEADLINE, None, promise_ms - slack_ms,
+        f"deadline_ms: {task.deadline_at_ms - task.arrived_ms} cannot be met; "
+        f"the earliest that can be promised is {earliest_ms}",
+        retriable=helps,
+    )  # fmt: skip
+
+
+def _full(pool: Pool, task: Task, now_ms: int) -> Refusal:
+    queue, priority = pool.queue, task.priority
+    policy = queue.full_policy
+    dropping = policy is FullPolicy.DROP_LRU
+    capacity = queue.policy(priority).queue_capacity
+    full = f"{priority} queue ({capacity})" if queue.depth(priority) >= capacity else "queue"
+    return _backpressure(
+        pool, Code.QUEUE_FULL_DROP_LRU if dropping else Code.ADMISSION_REJECT, Reason.QUEUE_FULL,
+        policy.value, pool.start_delay_ms(0, now_ms),
+        f"the {full} of pool {pool.spec.id} is full ({len(queue)} waiting) and its policy "
+        f"{policy.value} makes no room",
+    )  # fmt: skip
+
+
+def _backpressure(
+    pool: Pool, code: Code, reason: Reason, label: str | None, retry_ms: int, message: str,
+    *, retriable: bool = True,
+) -> Refusal:  # fmt: skip
+    return Refusal(
+        code, reason, message, retriable=retriable, policy_label=label,
+        retry_after_ms=max(1, min(retry_ms, MAX_RETRY_MS)),
+        engine=pool.spec.engine, pool_id=pool.spec.id,
+    )  # fmt: skip

@@ -1,0 +1,1 @@
+"""From free slots to one replica: filter, score, pick."""

@@ -1,0 +1,189 @@
+"""One pool at work: its queue, its replicas, what runs and what waits to run again.
+
+On a task's path: `admission.checks` reads it, `scheduler` moves tasks through it. The invariants:
+a task of this pool is in exactly one of `queue`, `resuming`, `running`; a tenant with
+`max_concurrent` running (or resuming) tasks is held in the queue. Requirements: ORCH-3011,
+ORCH-3046, ORCH-3077.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left, insort
+from enum import StrEnum
+
+from orchestrator_core.estimator import generated_tokens, remaining_ms, start_delay_ms
+from orchestrator_core.placement.filter import serving
+from orchestrator_core.pool import PoolSpec
+from orchestrator_core.queueing.pool_queue import PoolQueue
+from orchestrator_core.replica_sets import ReplicaSet
+from orchestrator_core.replicas import Replica, ReplicaTable
+from orchestrator_core.sessions.session_table import Reservation, Session
+from orchestrator_core.task import Task
+
+
+class Stage(StrEnum):
+    """Where an admitted task is."""
+
+    WAITING = "waiting"  # in the queue
+    RESUMING = "resuming"  # its worker died (or the orchestrator did): before everything that waits
+    RUNNING = "running"  # on `replica`, one slot leased
+
+
+class LiveTask:
+    """An admitted task until its terminal state. `group`: the set it must stay in, once started."""
+
+    __slots__ = (
+        "attempt",
+        "avoid",
+        "expected_end_ms",
+        "group",
+        "pool",
+        "replica",
+        "reservation",
+        "sequence",
+        "session",
+        "spent_ms",
+        "stage",
+        "started_ms",
+        "task",
+    )
+
+    def __init__(
+        self, task: Task, sequence: int, pool: Pool, session: Session, reservation: Reservation
+    ) -> None:
+        self.task = task
+        self.sequence = sequence
+        self.pool = pool
+        self.session = session
+        self.reservation = reservation
+        self.stage = Stage.WAITING
+        self.attempt = 0
+        self.replica: Replica | None = None
+        self.group: ReplicaSet | None = None
+        self.avoid: Replica | None = None  # where its worker died; second choice from then on
+        self.started_ms = 0
+        self.spent_ms = 0  # on replicas that were lost
+        self.expected_end_ms = 0.0
+
+
+class Pool:
+    """State of one pool; `scheduler` is the only writer."""
+
+    def __init__(self, spec: PoolSpec) -> None:
+        self.spec = spec
+        self.queue = PoolQueue(spec)
+        self.replicas = ReplicaTable()
+        self.running: dict[str, LiveTask] = {}
+        self.resuming: list[tuple[int, LiveTask]] = []  # by admission
+        self.draining = False
+        self._ends: list[tuple[float, int]] = []  # when running tasks should end; sorted
+        self._active: dict[str, int] = {}  # running and resuming tasks by tenant
+
+    def reconfigure(self, spec: PoolSpec) -> None:
+        """A new specification under the same id; tasks and replicas stay."""
+        self.spec = spec
+        self.queue.reconfigure(spec)
+        for tenant in sorted(set(self._active) | set(self.queue.tenants())):
+            self._hold_if_full(tenant)
+
+    @property
+    def group(self) -> ReplicaSet | None:
+        """The set new work goes to; None stands for any."""
+        return self.replicas.pinned if self.spec.same_engine_version else None
+
+    @property
+    def times(self) -> ReplicaSet | None:
+        """The set whose speed stands for the pool's: the pinned one, mixed pool or not."""
+        return self.replicas.pinned
+
+    def serving(self) -> list[Replica]:
+        """Ready replicas that new work may go to."""
+        return serving(self.replicas, self.group)
+
+    def ctx_offered(self) -> int:
+        """The longest context every serving replica takes; the configured one while none serves."""
+        known = [replica.spec.ctx_max for replica in self.serving() if replica.spec.ctx_max > 0]
+        return min([self.spec.ctx, *known])
+
+    def slots_free(self) -> int:
+        """Free slots for new work. O(replicas)."""
+        return sum(replica.slots_free for replica in self.serving())
+
+    def repin(self) -> None:
+        """Let the pin follow what is Ready, unless the pinned set still has work here."""
+        held = [live.group for live in self.running.values() if live.group is not None]
+        held += [live.group for _, live in self.resuming if live.group is not None]
+        self.replicas.repin(held)
+
+    def begin(self, live: LiveTask, replica: Replica, now_ms: int) -> None:
+        """`live` runs on `replica` from now on; a slot is leased, its attempt counted."""
+        replica.acquire()
+        live.stage, live.replica, live.group = Stage.RUNNING, replica, replica.group
+        live.attempt += 1
+        live.started_ms = now_ms
+        live.expected_end_ms = now_ms + replica.group.times.task_ms(live.task)
+        insort(self._ends, (live.expected_end_ms, live.sequence))
+        self.running[live.task.key] = live
+
+    def leave_replica(self, live: LiveTask) -> Replica:
+        """`live` runs no more; its slot is free."""
+        replica = live.replica
+        assert replica is not None  # Stage.RUNNING has one
+        replica.release()
+        self.replicas.forget_if_gone(replica)
+        del self.running[live.task.key]
+        del self._ends[bisect_left(self._ends, (live.expected_end_ms, live.sequence))]
+        live.replica = None
+        return replica
+
+    def await_resumption(self, live: LiveTask) -> None:
+        """`live` goes before everything that waits, among its like by admission."""
+        live.stage = Stage.RESUMING
+        insort(self.resuming, (live.sequence, live))
+
+    def leave_resumption(self, live: LiveTask) -> None:
+        del self.resuming[bisect_left(self.resuming, (live.sequence,))]
+
+    def count_active(self, tenant: str, change: int) -> None:
+        """A task of `tenant` started (+1) or ended (-1); `max_concurrent` holds its other tasks."""
+        count = self._active.get(tenant, 0) + change
+        if count:
+            self._active[tenant] = count
+        else:
+            self._active.pop(tenant, None)
+        self._hold_if_full(tenant)
+
+    def active(self, tenant: str) -> int:
+        """How many tasks of the tenant run here, or have run and will resume."""
+        return self._active.get(tenant, 0)
+
+    def position(self, task: Task, sequence: int) -> int:
+        """Tasks that go before a waiting task, or before one that would wait."""
+        return len(self.resuming) + self.queue.position(task, sequence)
+
+    def start_delay_ms(self, ahead: int, now_ms: int) -> int:
+        """Milliseconds until the next slot is free for a task with `ahead` others before it."""
+        running = (remaining_ms(end, now_ms) for end, _ in self._ends)
+        slots = [0.0] * self.slots_free() + sorted(running)
+        return round(start_delay_ms(ahead, slots, self._mean_task_ms()))
+
+    def drain_to_half_ms(self, now_ms: int) -> int:
+        """Milliseconds until the queue should be half empty; 0 while it is not above half."""
+        excess = len(self.queue) - self.queue.capacity // 2
+        return self.start_delay_ms(excess - 1, now_ms) if excess > 0 else 0
+
+    def _mean_task_ms(self) -> float:
+        """Expected service time of an average waiting task (of a running one, if none waits)."""
+        if (group := self.times) is None:
+            return 0.0
+        if count := len(self.queue):
+            prompt, cost = self.queue.prompt_tokens, self.queue.cost_tokens
+            return group.times.service_ms(prompt, max(cost - prompt, 0)) / count
+        for live in self.running.values():
+            task = live.task
+            return group.times.service_ms(task.prompt_tokens, generated_tokens(task))
+        return 0.0
+
+    def _hold_if_full(self, tenant: str) -> None:
+        limit = self.queue.tenant(tenant).max_concurrent
+        self.queue.hold(tenant, limit is not None and self.active(tenant) >= limit)

@@ -1,0 +1,139 @@
+"""What may be asked of the scheduler's state: read-only, at any time, without an effect.
+
+On a task's path: session reports, `metrics` events, replica sets, capacity hints and transcripts.
+The invariant: a query changes nothing and its answer is a frozen value. Requirements: ORCH-2001,
+ORCH-2004, ORCH-3007, ORCH-3019, ORCH-3081, ORCH-3100.
+"""
+
+from __future__ import annotations
+
+from orchestrator_core.errors import InvariantViolation
+from orchestrator_core.limits import Limits
+from orchestrator_core.pool_state import LiveTask, Pool, Stage
+from orchestrator_core.replica_sets import ReplicaSet, ReplicaSetView, ReplicaView, view
+from orchestrator_core.sessions.session_table import SessionTable, SessionView
+from orchestrator_core.task import Priority
+
+
+class Queries:
+    """The reading half of `Scheduler`; a pool id that does not exist raises InvariantViolation."""
+
+    limits: Limits
+    _pools: dict[str, Pool]
+    _live: dict[str, LiveTask]
+    _sessions: SessionTable
+
+    def pool_ids(self) -> tuple[str, ...]:
+        """All pools, sorted."""
+        return tuple(sorted(self._pools))
+
+    def queue_depth(self, pool_id: str, priority: Priority) -> int:
+        """Waiting tasks of one priority, those that wait to resume included."""
+        pool = self._pool(pool_id)
+        resuming = sum(1 for _, live in pool.resuming if live.task.priority is priority)
+        return pool.queue.depth(priority) + resuming
+
+    def position(self, task_key: str) -> int | None:
+        """Tasks before it: 0 for the next one and for a running one; None when it is not known.
+
+        Exact within a flow and between flows of equally expensive tasks, else an estimate.
+        """
+        live = self._live.get(task_key)
+        return None if live is None else self._ahead(live)
+
+    def predicted_start_ms(self, task_key: str, now_ms: int) -> int | None:
+        """Milliseconds from now until it starts; 0 when it runs, None when it is not known."""
+        live = self._live.get(task_key)
+        if live is None or live.stage is Stage.RUNNING:
+            return None if live is None else 0
+        return live.pool.start_delay_ms(self._ahead(live), now_ms)
+
+    def on_time_probability(self, task_key: str, now_ms: int) -> float:
+        """Probability, 0..1, that the task ends before its deadline; 1.0 while nothing is known."""
+        live = self._live.get(task_key)
+        if live is None or (group := live.group or live.pool.times) is None:
+            return 1.0
+        if live.stage is Stage.RUNNING:
+            expected_ms = max(live.expected_end_ms - now_ms, 0.0)
+        else:
+            start_ms = live.pool.start_delay_ms(self._ahead(live), now_ms)
+            expected_ms = start_ms + group.times.task_ms(live.task)
+        return group.times.on_time_ratio(expected_ms, live.task.deadline_at_ms - now_ms)
+
+    def session(self, session_key: str, now_ms: int) -> SessionView | None:
+        """The session as `GET /v1/sessions/{id}` shows it; None when there is none (any more)."""
+        session = self._sessions.find(session_key, now_ms)
+        return None if session is None else self._sessions.view(session, now_ms)
+
+    def running(self, pool_id: str) -> tuple[str, ...]:
+        """Keys of running tasks, in the order of their dispatch."""
+        return tuple(self._pool(pool_id).running)
+
+    def waiting_keys(self, pool_id: str) -> tuple[str, ...]:
+        """Keys of waiting tasks: those that resume, then by priority and arrival (not by turn)."""
+        pool = self._pool(pool_id)
+        return (*(live.task.key for _, live in pool.resuming), *pool.queue.keys())
+
+    def replica_sets(self) -> tuple[ReplicaSetView, ...]:
+        """All sets with Ready replicas, sorted by id; replicas sorted by pool and id."""
+        members: dict[ReplicaSet, list[ReplicaView]] = {}
+        for _, pool in sorted(self._pools.items()):
+            for replica in pool.replicas:
+                if replica.ready:
+                    members.setdefault(replica.group, []).append(replica.view())
+        views = (view(group, tuple(replicas)) for group, replicas in members.items())
+        return tuple(sorted(views, key=lambda shown: shown.id))
+
+    def replica_load(self, pool_id: str, replica_id: str) -> float | None:
+        """Leased slots over all slots, 0..1; None when the replica is not known."""
+        replica = self._pool(pool_id).replicas.get(replica_id)
+        return None if replica is None else replica.load_ratio
+
+    def slots_free(self, pool_id: str) -> int:
+        """Free slots on Ready replicas that take new work."""
+        return self._pool(pool_id).slots_free()
+
+    def unpinned(self, pool_id: str) -> tuple[str, ...]:
+        """Ready replicas that get no work because the pool is pinned to another set (ORCH-3046)."""
+        pool = self._pool(pool_id)
+        serving = pool.serving()
+        return tuple(r.spec.id for r in pool.replicas if r.ready and r not in serving)
+
+    def describe(self) -> str:
+        """The whole state as text, the same for the same state; for transcripts and people."""
+        lines = []
+        for pool_id, pool in sorted(self._pools.items()):
+            pinned = pool.replicas.pinned
+            lines.append(
+                f"pool {pool_id}{' draining' if pool.draining else ''} "
+                f"set={pinned.id if pinned else '-'} "
+                f"waiting={len(pool.queue)}/{pool.queue.capacity}"
+            )
+            for replica in pool.replicas:
+                held = [k for k, live in pool.running.items() if live.replica is replica]
+                state = "ready" if replica.ready else "lost"
+                slots = f"{replica.leased}/{replica.spec.slots_total}"
+                lines.append(
+                    f"  replica {replica.spec.id} {state} {slots} {' '.join(held)}".rstrip()
+                )
+            if pool.resuming:
+                keys = " ".join(live.task.key for _, live in pool.resuming)
+                lines.append(f"  resuming {keys}")
+            lines.extend(f"  {line}" for line in pool.queue.describe())
+        lines.append(f"sessions {len(self._sessions)}")
+        return "\n".join(lines)
+
+    def _pool(self, pool_id: str) -> Pool:
+        pool = self._pools.get(pool_id)
+        if pool is None:
+            raise InvariantViolation(f"pool {pool_id} does not exist")
+        return pool
+
+    def _ahead(self, live: LiveTask) -> int:
+        match live.stage:
+            case Stage.RUNNING:
+                return 0
+            case Stage.RESUMING:
+                return [sequence for sequence, _ in live.pool.resuming].index(live.sequence)
+            case Stage.WAITING:
+                return live.pool.position(live.task, live.sequence)

@@ -1,0 +1,266 @@
+"""The bounded queue of one pool: classes by priority, flows by tenant, and what gives when full.
+
+On a task's path: between admission and dispatch. The invariant: a class never holds more than its
+capacity and the pool never more than its total, except for what `push` puts back after a restart;
+every waiting task is in exactly one flow and one class. Requirements: ORCH-3004, ORCH-3005,
+ORCH-3075, ORCH-3077, OC-CORE-1001, OC-CORE-1002, OC-CORE-1004, OC-CORE-1005.
+
+Full policies (a victim must free the bound that is full: with a full class it can only come from
+that class, however much of a lower priority waits):
+- reject: nobody goes;
+- drop-lru: the longest-waiting task of the lowest priority not above the new one's;
+- shed-low-priority: the most recent task of the lowest strictly lower priority. It would have
+  started last and has waited least, so its loss costs least (ORCH-3080 asks for expected start
+  ahead of age).
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from orchestrator_core.pool import FullPolicy, PoolSpec, PriorityPolicy, TenantPolicy
+from orchestrator_core.queueing.flow import Flow
+from orchestrator_core.queueing.ranked_list import Item
+from orchestrator_core.queueing.wfq import FairShare
+from orchestrator_core.task import Priority, Task
+
+# Weight of a priority class that the pool's specification leaves out (ORCH-3075's defaults).
+DEFAULT_WEIGHT = {Priority.INTERACTIVE: 8, Priority.BATCH: 1}
+
+_URGENT_FIRST = tuple(sorted(Priority, key=lambda priority: priority.rank))
+
+
+@dataclass(frozen=True, slots=True)
+class Room:
+    """There is room for the task, once `victim` (if any) has left the queue."""
+
+    victim: Task | None = None
+
+
+class _PriorityClass:
+    """Waiting tasks of one priority."""
+
+    __slots__ = ("arrivals", "cost_tokens", "flows", "policy", "shares")
+
+    def __init__(self, policy: PriorityPolicy) -> None:
+        self.policy = policy
+        self.flows: dict[str, Flow] = {}  # only those with waiting tasks
+        self.shares = FairShare()
+        self.arrivals: OrderedDict[str, Item] = OrderedDict()
+        self.cost_tokens = 0
+
+    def backlog(self) -> Iterator[tuple[str, int, int]]:
+        for tenant, flow in self.flows.items():
+            yield tenant, len(flow), flow.cost_tokens
+
+
+class PoolQueue:
+    """Waiting tasks of one pool; `pop` hands them out in fair order."""
+
+    def __init__(self, spec: PoolSpec) -> None:
+        self._root = FairShare()
+        self._held: set[str] = set()
+        self._classes: dict[Priority, _PriorityClass] = {}
+        self.prompt_tokens = 0
+        self.cost_tokens = 0
+        self.reconfigure(spec)
+
+    def __len__(self) -> int:
+        return sum(len(cls.arrivals) for cls in self._classes.values())
+
+    def __contains__(self, key: str) -> bool:
+        return any(key in cls.arrivals for cls in self._classes.values())
+
+    def reconfigure(self, spec: PoolSpec) -> None:
+        """Take over bounds, policy and weights; what waits stays, even above a lower bound."""
+        self.capacity = spec.queue_capacity
+        self.full_policy = spec.full_policy
+        self._tenants = {tenant.id: tenant for tenant in spec.tenants}
+        configured = {policy.name: policy for policy in spec.priorities}
+        for priority in _URGENT_FIRST:
+            policy = configured.get(priority) or PriorityPolicy(
+                priority, DEFAULT_WEIGHT[priority], spec.queue_capacity
+            )
+            if (cls := self._classes.get(priority)) is None:
+                self._classes[priority] = _PriorityClass(policy)
+            else:
+                cls.policy = policy
+                self._root.reweigh(priority, policy.weight)
+                for tenant in cls.flows:
+                    cls.shares.reweigh(tenant, self.tenant(tenant).weight)
+
+    def tenant(self, tenant: str) -> TenantPolicy:
+        """The tenant's policy; weight 1 and no quotas where none is configured."""
+        return self._tenants.get(tenant) or TenantPolicy(tenant)
+
+    def policy(self, priority: Priority) -> PriorityPolicy:
+        return self._classes[priority].policy
+
+    def depth(self, priority: Priority) -> int:
+        """Waiting tasks of one priority. O(1)."""
+        return len(self._classes[priority].arrivals)
+
+    def keys(self) -> Iterator[str]:
+        """Keys of all waiting tasks: urgent class first, in arrival order within."""
+        for cls in self._classes.values():
+            yield from cls.arrivals
+
+    def find_room(self, priority: Priority) -> Room | None:
+        """Whether one more task fits, and at whose expense; None when it does not. O(1)."""
+        cls = self._classes[priority]
+        class_full = len(cls.arrivals) >= cls.policy.queue_capacity
+        if not class_full and len(self) < self.capacity:
+            return Room()
+        if self.full_policy is FullPolicy.REJECT:
+            return None
+        if self.full_policy is FullPolicy.DROP_LRU:
+            candidates = [priority] if class_full else _not_above(priority)
+            for candidate in candidates:
+                for _, _, longest_waiting in self._classes[candidate].arrivals.values():
+                    return Room(longest_waiting)
+            return None
+        if class_full:
+            return None
+        for candidate in _not_above(priority)[:-1]:
+            for _, _, most_recent in reversed(self._classes[candidate].arrivals.values()):
+                return Room(most_recent)
+        return None
+
+    def push(self, task: Task, sequence: int) -> None:
+        """Let `task` wait; `sequence` is its place in arrival order, unique. O(log n).
+
+        Bounds are the caller's business (`find_room`): what a restart brings back is never refused.
+        """
+        cls = self._classes[task.priority]
+        item = (task.deadline_at_ms, sequence, task)
+        flow = cls.flows.get(task.tenant)
+        if flow is None:
+            flow = cls.flows[task.tenant] = Flow(task.tenant)
+            held = task.tenant in self._held
+            cls.shares.activate(task.tenant, self.tenant(task.tenant).weight, held=held)
+            if len(cls.shares) == 1:
+                rank = task.priority.rank
+                self._root.activate(task.priority, cls.policy.weight, rank=rank, held=held)
+            elif not held:
+                self._root.hold(task.priority, False)
+        flow.push(item)
+        cls.arrivals[task.key] = item
+        cls.cost_tokens += task.cost_tokens
+        self.cost_tokens += task.cost_tokens
+        self.prompt_tokens += task.prompt_tokens
+
+    def remove(self, key: str) -> Task | None:
+        """Take a waiting task out, wherever it stands; None when it is not here. O(log n)."""
+        for cls in self._classes.values():
+            if (item := cls.arrivals.get(key)) is not None:
+                self._take(cls, item)
+                return item[2]
+        return None
+
+    def peek(self) -> Task | None:
+        """The next task in fair order; None when nobody may go. O(1)."""
+        if (priority := self._root.pick()) is None:
+            return None
+        cls = self._classes[Priority(priority)]
+        tenant = cls.shares.pick()
+        assert tenant is not None  # the root holds a class whose flows are all held
+        return cls.flows[tenant].head
+
+    def pop(self) -> Task | None:
+        """The next task in fair order, charged to its flow; None when nobody may go. O(log n)."""
+        if (task := self.peek()) is None:
+            return None
+        cls = self._classes[task.priority]
+        self._root.charge(task.priority, task.cost_tokens)
+        cls.shares.charge(task.tenant, task.cost_tokens)
+        self._take(cls, cls.arrivals[task.key])
+        return task
+
+    def hold(self, tenant: str, held: bool) -> None:
+        """Skip the tenant's flows (it runs `max_concurrent` tasks) or stop it. O(log flows)."""
+        if held == (tenant in self._held):
+            return
+        if held:
+            self._held.add(tenant)
+        else:
+            self._held.discard(tenant)
+        for priority, cls in self._classes.items():
+            cls.shares.hold(tenant, held)
+            self._root.hold(priority, cls.shares.pick() is None)
+
+    def is_held(self, tenant: str) -> bool:
+        return tenant in self._held
+
+    def tenants(self) -> set[str]:
+        """Tenants with waiting tasks."""
+        return {tenant for cls in self._classes.values() for tenant in cls.flows}
+
+    def expire(self, now_ms: int) -> list[Task]:
+        """Take out what waits past its deadline, by priority, tenant, deadline. O(flows)."""
+        expired = []
+        for cls in self._classes.values():
+            for tenant in sorted(cls.flows):
+                flow = cls.flows[tenant]
+                while len(flow) and flow.head.deadline_at_ms <= now_ms:
+                    expired.append(flow.head)
+                    self._take(cls, flow.items.first)
+        return expired
+
+    def position(self, task: Task, sequence: int) -> int:
+        """How many waiting tasks go before `task`, were nothing else to arrive; it may but need not
+        wait here already. Exact within a flow and between flows of equally expensive tasks, else an
+        estimate from each flow's average; held flows count as absent. O(flows + log n)."""
+        cls = self._classes[task.priority]
+        item = (task.deadline_at_ms, sequence, task)
+        flow = cls.flows.get(task.tenant)
+        own, own_tokens = flow.ahead(item) if flow is not None else (0, 0)
+        weight = self.tenant(task.tenant).weight
+        siblings, sibling_tokens = cls.shares.ahead(
+            task.tenant,
+            own_tokens,
+            weight,
+            0,
+            cls.backlog() if len(cls.flows) > 1 or not flow else (),
+        )
+        others = [
+            (priority, len(other.arrivals), other.cost_tokens)
+            for priority, other in self._classes.items()
+            if other is not cls and other.arrivals
+        ]
+        rank = task.priority.rank
+        above, _ = self._root.ahead(
+            task.priority, own_tokens + sibling_tokens, cls.policy.weight, rank, others
+        )
+        return own + siblings + above
+
+    def describe(self) -> list[str]:
+        """Lines of text, one a class with waiting tasks, flows in the order of their turns."""
+        return [
+            f"{priority} {len(cls.arrivals)}/{cls.policy.queue_capacity}: {cls.shares.describe()}"
+            for priority, cls in self._classes.items()
+            if cls.arrivals
+        ]
+
+    def _take(self, cls: _PriorityClass, item: Item) -> None:
+        task = item[2]
+        flow = cls.flows[task.tenant]
+        flow.remove(item)
+        del cls.arrivals[task.key]
+        cls.cost_tokens -= task.cost_tokens
+        self.cost_tokens -= task.cost_tokens
+        self.prompt_tokens -= task.prompt_tokens
+        if len(flow):
+            return
+        del cls.flows[task.tenant]
+        cls.shares.retire(task.tenant)
+        if not cls.flows:
+            self._root.retire(task.priority)
+        elif cls.shares.pick() is None:
+            self._root.hold(task.priority, True)
+
+
+def _not_above(priority: Priority) -> list[Priority]:
+    """The priorities not above this one, lowest first; it is the last of them itself."""
+    return [other for other in reversed(_URGENT_FIRST) if other.rank >= priority.rank]

@@ -1,0 +1,118 @@
+"""The replicas of one pool: which are Ready, how many slots are leased, which set is pinned.
+
+On a task's path: what placement looks at. The invariants: a slot is leased by at most one task and
+a replica never has more tasks than it was given; work goes to replicas of the pinned set only
+(unless the pool says otherwise), and the pin moves only when that set has no Ready replica, no
+running task and no task that must come back to it. Requirements: ORCH-3007, ORCH-3010, ORCH-3019,
+ORCH-3046, OC-CORE-1031.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from orchestrator_core.errors import InvariantViolation
+from orchestrator_core.pool import ReplicaSpec
+from orchestrator_core.replica_sets import ReplicaSet, ReplicaView
+
+
+class Replica:
+    """One worker process. `epoch` differs after each time it was lost: its KV did not survive."""
+
+    __slots__ = ("epoch", "group", "leased", "ready", "spec")
+
+    def __init__(self, spec: ReplicaSpec, group: ReplicaSet, epoch: int) -> None:
+        self.spec = spec
+        self.group = group
+        self.epoch = epoch
+        self.ready = True
+        self.leased = 0
+
+    @property
+    def slots_free(self) -> int:
+        """Slots nobody holds; 0 while not Ready, and when it came back with fewer than it runs."""
+        return max(self.spec.slots_total - self.leased, 0) if self.ready else 0
+
+    @property
+    def load_ratio(self) -> float:
+        """Leased slots over all slots, 0..1; without slots it is full."""
+        total = self.spec.slots_total
+        return min(self.leased / total, 1.0) if total > 0 else 1.0
+
+    def acquire(self) -> None:
+        """Lease a slot. Raises InvariantViolation when there is none."""
+        if self.slots_free < 1:
+            raise InvariantViolation(f"no free slot on {self.spec.pool_id}/{self.spec.id}")
+        self.leased += 1
+
+    def release(self) -> None:
+        """Give a slot back. Raises InvariantViolation when none is leased."""
+        if self.leased < 1:
+            raise InvariantViolation(f"slot released twice on {self.spec.pool_id}/{self.spec.id}")
+        self.leased -= 1
+
+    def view(self) -> ReplicaView:
+        spec = self.spec
+        return ReplicaView(
+            spec.pool_id, spec.id, self.load_ratio, spec.slots_total, self.slots_free, spec.labels
+        )
+
+
+class ReplicaTable:
+    """Replicas by id; iteration is in the order of ids, so that decisions are reproducible."""
+
+    def __init__(self) -> None:
+        self._replicas: dict[str, Replica] = {}
+        self._sorted: list[Replica] = []
+        self.pinned: ReplicaSet | None = None
+        self.ever_ready = False
+
+    def __iter__(self) -> Iterator[Replica]:
+        return iter(self._sorted)
+
+    def get(self, replica_id: str) -> Replica | None:
+        return self._replicas.get(replica_id)
+
+    def announce(self, spec: ReplicaSpec, group: ReplicaSet, epoch: int) -> None:
+        """The replica is Ready as `spec` says; slots of tasks not yet reported lost stay leased."""
+        self.ever_ready = True
+        known = self._replicas.get(spec.id)
+        if known is None:
+            self._replicas[spec.id] = Replica(spec, group, epoch)
+            self._sort()
+            return
+        if not known.ready or known.group is not group:
+            known.epoch = epoch
+        known.spec, known.group, known.ready = spec, group, True
+
+    def lose(self, replica_id: str) -> None:
+        """The replica takes no more work; it is forgotten once its last task is reported."""
+        if (known := self._replicas.get(replica_id)) is not None:
+            known.ready = False
+            self.forget_if_gone(known)
+
+    def forget_if_gone(self, replica: Replica) -> None:
+        """Drop a lost replica that holds no task any more."""
+        if replica.ready or replica.leased or self._replicas.pop(replica.spec.id, None) is None:
+            return
+        self._sort()
+
+    def groups(self) -> list[ReplicaSet]:
+        """Sets with Ready replicas, most replicas first, then by id."""
+        ready: dict[str, tuple[int, ReplicaSet]] = {}
+        for replica in self._sorted:
+            if replica.ready:
+                count = ready.get(replica.group.id, (0, replica.group))[0]
+                ready[replica.group.id] = (count + 1, replica.group)
+        return [group for _, group in sorted(ready.values(), key=lambda e: (-e[0], e[1].id))]
+
+    def repin(self, held: list[ReplicaSet]) -> None:
+        """Move the pin if nothing of the pinned set is left; `held` are the sets of tasks that run
+        or wait to resume."""
+        ready = self.groups()
+        pinned = self.pinned
+        if ready and (pinned is None or (pinned not in ready and pinned not in held)):
+            self.pinned = ready[0]
+
+    def _sort(self) -> None:
+        self._sorted = sorted(self._replicas.values(), key=lambda replica: replica.spec.id)

@@ -1,0 +1,369 @@
+"""The scheduler: one event in, decisions out. Everything the core knows changes here.
+
+On a task's path: admission, dispatch, failover, recovery and cancel all end in `step`. The
+invariants: a task is waiting, resuming or running, or unknown (ended or never admitted); each
+admitted task gets exactly one end, announced by the core (`Ended`, `Stop`) or by the service
+(`Finished`, `Aborted`, `WorkerLost` without resume); after a step no task that may run waits beside
+a slot that it may have. Requirements: ORCH-3004, ORCH-3008, ORCH-3010, ORCH-3017, ORCH-3024,
+ORCH-3046, ORCH-3075, ORCH-3079, ORCH-3203, OC-CORE-1005, OC-CORE-1010.
+
+Time enters as `now_ms`; nothing here reads a clock, draws a number or depends on hash order. Above
+250 lines because every event touches the same four tables and is a few lines each.
+"""
+
+from __future__ import annotations
+
+from typing import assert_never
+
+from orchestrator_core import queries
+from orchestrator_core.admission.checks import MAX_RETRY_MS, UNREADY_RETRY_MS, find_place, rate_keys
+from orchestrator_core.admission.rate_limit import RateLimiter
+from orchestrator_core.effects import (
+    Admitted,
+    Dispatch,
+    Effect,
+    Ended,
+    Rejected,
+    SessionExpired,
+    Stop,
+)
+from orchestrator_core.errors import Code, InvariantViolation, Reason, Refusal
+from orchestrator_core.events import (
+    Aborted,
+    Cancel,
+    Event,
+    Finished,
+    PoolAdded,
+    PoolDraining,
+    Recover,
+    ReplicaLost,
+    ReplicaReady,
+    SessionForgotten,
+    SessionRestored,
+    Submit,
+    Tick,
+    WorkerLost,
+)
+from orchestrator_core.limits import Limits
+from orchestrator_core.placement.pick import pick
+from orchestrator_core.pool import FullPolicy
+from orchestrator_core.pool_state import LiveTask, Pool, Stage
+from orchestrator_core.replica_sets import ReplicaSet, ReplicaSetRegistry
+from orchestrator_core.sessions.session_table import Reservation, Session, SessionTable
+from orchestrator_core.task import Task, Workload
+
+
+class Scheduler(queries.Queries):
+    """State of all pools. Not thread-safe, never re-entered; `queries.Queries` reads it."""
+
+    def __init__(self, limits: Limits | None = None) -> None:
+        self.limits = limits or Limits()
+        self._pools: dict[str, Pool] = {}
+        self._by_model: dict[tuple[str, str], list[Pool]] = {}
+        self._live: dict[str, LiveTask] = {}
+        self._rates = RateLimiter()
+        self._sessions = SessionTable(self.limits)
+        self._groups = ReplicaSetRegistry(self.limits)
+        self._sequence = 0  # arrival order of tasks
+        self._epoch = 0  # of replicas
+
+    def step(self, event: Event, now_ms: int) -> tuple[Effect, ...]:
+        """Take one fact in; returns what is to be done, in the order in which it is to be done.
+
+        Args:
+            now_ms: wall-clock milliseconds; should not, but may go backwards.
+
+        Raises InvariantViolation for an event that contradicts the state (a replica of an unknown
+        pool, the end of a task that does not run). An event about a task that has already ended is
+        a race that somebody lost: it has no effect.
+        """
+        effects: list[Effect] = []
+        match event:
+            case Submit(task):
+                self._submit(task, now_ms, effects)
+            case Finished():
+                self._finish(event, now_ms, effects)
+            case Cancel():
+                self._cancel(event, now_ms, effects)
+            case Aborted():
+                self._abort(event, now_ms, effects)
+            case WorkerLost():
+                self._lose_worker(event, now_ms, effects)
+            case Recover():
+                self._recover(event, now_ms, effects)
+            case Tick():
+                self._tick(now_ms, effects)
+            case ReplicaReady(spec):
+                pool = self._pool(spec.pool_id)
+                group = self._groups.of(spec.set_key, spec.pool_id, self._groups_in_use)
+                self._epoch += 1
+                pool.replicas.announce(spec, group, self._epoch)
+                self._dispatch(pool, now_ms, effects)
+            case ReplicaLost(pool_id, replica_id):
+                if (lost_from := self._pools.get(pool_id)) is not None:
+                    lost_from.replicas.lose(replica_id)
+                    self._dispatch(lost_from, now_ms, effects)
+            case PoolAdded(spec):
+                if (pool_known := self._pools.get(spec.id)) is None:
+                    pool_known = self._pools[spec.id] = Pool(spec)
+                else:
+                    pool_known.reconfigure(spec)
+                self._index_models()
+                self._dispatch(pool_known, now_ms, effects)
+            case PoolDraining(pool_id, draining):
+                pool = self._pool(pool_id)
+                pool.draining = draining
+                self._dispatch(pool, now_ms, effects)
+            case SessionRestored():
+                session = Session(event.session_key, event.created_ms)
+                session.turns = event.turns
+                session.tokens_used, session.time_used_ms = event.tokens_used, event.time_used_ms
+                self._sessions.restore(session)
+            case SessionForgotten(session_key):
+                self._sessions.forget(session_key)
+            case _:
+                assert_never(event)
+        return tuple(effects)
+
+    def _submit(self, task: Task, now_ms: int, effects: list[Effect]) -> None:
+        if (known := self._live.get(task.key)) is not None:
+            # The same id again is the same task (ORCH-3024): its place, not a second one.
+            effects.append(self._promise(known, now_ms))
+            return
+        pools = self._by_model.get((task.engine, task.model_ref), [])
+        place = find_place(task, pools, self._rates, self._sessions, self._sequence, now_ms)
+        if isinstance(place, Refusal):
+            effects.append(Rejected(task.key, place))
+            return
+        pool = place.pool
+        for key, rps, _ in rate_keys(pool, task):
+            self._rates.take(key, rps, now_ms)
+        if place.victim is not None:
+            self._evict(self._live[place.victim.key], now_ms, effects)
+        session, gone = self._sessions.open(task.session_key, now_ms)
+        effects.extend(map(SessionExpired, gone))
+        session.turns += 1
+        live = self._enter(task, pool, session, place.reservation)
+        pool.queue.push(task, live.sequence)
+        if not place.at_once:
+            effects.append(self._promise(live, now_ms))
+            return
+        dispatched: list[Effect] = []
+        self._dispatch(pool, now_ms, dispatched)
+        effects.append(self._promise(live, now_ms))
+        effects.extend(dispatched)
+
+    def _enter(
+        self, task: Task, pool: Pool, session: Session, reservation: Reservation
+    ) -> LiveTask:
+        live = LiveTask(task, self._sequence, pool, session, reservation)
+        self._sequence += 1
+        self._live[task.key] = live
+        session.reserve(reservation)
+        return live
+
+    def _promise(self, live: LiveTask, now_ms: int) -> Admitted:
+        pool, key = live.pool, live.task.key
+        if live.stage is Stage.RUNNING:
+            return Admitted(key, pool.spec.id, 0, 0, 0)
+        ahead = self._ahead(live)
+        backoff_ms = min(pool.drain_to_half_ms(now_ms), MAX_RETRY_MS)
+        start_ms = max(pool.start_delay_ms(ahead, now_ms), 1)
+        return Admitted(key, pool.spec.id, ahead, start_ms, backoff_ms)
+
+    def _dispatch(self, pool: Pool, now_ms: int, effects: list[Effect]) -> None:
+        """Start whatever may start: what resumes first, then the queue in fair order."""
+        pool.repin()
+        if pool.draining:
+            return
+        for _, live in tuple(pool.resuming):
+            group = live.group or pool.group
+            preferred = live.session.preferred()
+            replica = pick(pool.replicas, group, preferred, live.avoid)
+            if replica is not None:
+                pool.leave_resumption(live)
+                pool.begin(live, replica, now_ms)
+                effects.append(Dispatch(live.task.key, pool.spec.id, replica.spec.id, live.attempt))
+        while pool.slots_free() and (task := pool.queue.peek()) is not None:
+            live = self._live[task.key]
+            if task.deadline_at_ms <= now_ms:  # no slot is spent on a task whose time is over
+                self._end(live, _past_deadline(live, now_ms), effects)
+                continue
+            pool.queue.pop()
+            preferred = None if task.kv_hint == "cold" else live.session.preferred()
+            replica = pick(pool.replicas, pool.group, preferred)
+            if replica is None:
+                raise InvariantViolation(f"pool {pool.spec.id} counts a free slot that nobody has")
+            pool.count_active(task.tenant, +1)
+            pool.begin(live, replica, now_ms)
+            effects.append(Dispatch(task.key, pool.spec.id, replica.spec.id, live.attempt))
+
+    def _finish(self, event: Finished, now_ms: int, effects: list[Effect]) -> None:
+        if (live := self._running(event.task_key)) is None:
+            return
+        replica = live.pool.leave_replica(live)
+        times = live.group.times if live.group is not None else replica.group.times
+        times.observe(event.tokens_in, event.tokens_out, event.prefill_ms, event.decode_ms)
+        live.session.stay_on(replica, event.kv_bytes, event.kv_warm)
+        service_ms = event.prefill_ms + event.decode_ms
+        self._settle(live, event.tokens_in + event.tokens_out, live.spent_ms + service_ms)
+        self._release(live, now_ms, effects)
+
+    def _cancel(self, event: Cancel, now_ms: int, effects: list[Effect]) -> None:
+        if (live := self._live.get(event.task_key)) is None:
+            return
+        key, pool = event.task_key, live.pool
+        if live.stage is not Stage.RUNNING:
+            self._end(live, None, effects)
+            return
+        replica = pool.leave_replica(live)
+        effects.append(Stop(key, pool.spec.id, replica.spec.id))
+        self._settle_unfinished(live, event.tokens_out, now_ms)
+        self._release(live, now_ms, effects)
+
+    def _abort(self, event: Aborted, now_ms: int, effects: list[Effect]) -> None:
+        if (live := self._running(event.task_key)) is None:
+            return
+        live.pool.leave_replica(live)
+        self._settle_unfinished(live, event.tokens_out, now_ms)
+        self._release(live, now_ms, effects)
+
+    def _lose_worker(self, event: WorkerLost, now_ms: int, effects: list[Effect]) -> None:
+        if (live := self._running(event.task_key)) is None:
+            return
+        pool = live.pool
+        replica = pool.leave_replica(live)
+        if live.session.replica is replica:
+            live.session.lose_kv()
+        if event.resume:
+            live.spent_ms += max(now_ms - live.started_ms, 0)
+            live.avoid = replica
+            pool.await_resumption(live)
+            self._dispatch(pool, now_ms, effects)
+            return
+        self._settle_unfinished(live, event.tokens_out, now_ms)
+        self._release(live, now_ms, effects)
+
+    def _recover(self, event: Recover, now_ms: int, effects: list[Effect]) -> None:
+        task = event.task
+        if task.key in self._live:
+            raise InvariantViolation(f"task {task.key} recovered twice")
+        pool = self._pools.get(event.pool_id)
+        if pool is None:
+            message = f"pool {event.pool_id}, which had admitted the task, is gone"
+            effects.append(
+                Ended(
+                    task.key,
+                    Refusal(
+                        Code.POOL_UNAVAILABLE, Reason.POOL_UNAVAILABLE, message,
+                        retriable=True, engine=task.engine, pool_id=event.pool_id,
+                        retry_after_ms=UNREADY_RETRY_MS,
+                    ),
+                )
+            )  # fmt: skip
+            return
+        session, gone = self._sessions.open(task.session_key, now_ms)
+        effects.extend(map(SessionExpired, gone))
+        decoded = task.max_tokens if task.workload is Workload.COMPLETION else 0
+        live = self._enter(task, pool, session, Reservation(task.prompt_tokens + decoded, 0))
+        if event.was_running:
+            live.attempt = 1
+            if event.set_key is not None:
+                live.group = self._groups.of(event.set_key, pool.spec.id, self._groups_in_use)
+            pool.count_active(task.tenant, +1)
+            pool.await_resumption(live)
+        else:
+            pool.queue.push(task, live.sequence)
+        self._dispatch(pool, now_ms, effects)
+
+    def _tick(self, now_ms: int, effects: list[Effect]) -> None:
+        for _, pool in sorted(self._pools.items()):
+            self._expire_queue(pool, now_ms, effects)
+            for _, live in tuple(pool.resuming):
+                if live.task.deadline_at_ms <= now_ms:
+                    self._end(live, _past_deadline(live, now_ms), effects)
+            self._dispatch(pool, now_ms, effects)
+        effects.extend(map(SessionExpired, self._sessions.expire(now_ms)))
+
+    def _expire_queue(self, pool: Pool, now_ms: int, effects: list[Effect]) -> None:
+        for task in pool.queue.expire(now_ms):
+            live = self._live.pop(task.key)
+            self._settle(live, 0, 0)
+            effects.append(Ended(task.key, _past_deadline(live, now_ms)))
+
+    def _evict(self, live: LiveTask, now_ms: int, effects: list[Effect]) -> None:
+        """Make room in the queue at this waiting task's expense."""
+        pool = live.pool
+        dropping = pool.spec.full_policy is FullPolicy.DROP_LRU
+        refusal = Refusal(
+            Code.QUEUE_FULL_DROP_LRU if dropping else Code.ADMISSION_REJECT,
+            Reason.DROPPED_LRU if dropping else Reason.SHED,
+            f"the queue of pool {pool.spec.id} was full and the task made room for another",
+            retriable=True,
+            retry_after_ms=max(1, min(pool.start_delay_ms(0, now_ms), MAX_RETRY_MS)),
+            policy_label=pool.spec.full_policy.value,
+            engine=pool.spec.engine,
+            pool_id=pool.spec.id,
+        )
+        self._end(live, refusal, effects)
+
+    def _end(self, live: LiveTask, refusal: Refusal | None, effects: list[Effect]) -> None:
+        """End a task that does not run: it leaves the queue, or the line of those that resume."""
+        if live.stage is Stage.RESUMING:
+            live.pool.leave_resumption(live)
+            live.pool.count_active(live.task.tenant, -1)
+            self._settle(live, live.task.prompt_tokens if live.spent_ms else 0, live.spent_ms)
+        else:
+            live.pool.queue.remove(live.task.key)
+            self._settle(live, 0, 0)
+        del self._live[live.task.key]
+        effects.append(Ended(live.task.key, refusal))
+
+    def _release(self, live: LiveTask, now_ms: int, effects: list[Effect]) -> None:
+        """A running task has ended: its slot and its tenant's place go to whoever is next."""
+        del self._live[live.task.key]
+        live.pool.count_active(live.task.tenant, -1)
+        self._dispatch(live.pool, now_ms, effects)
+
+    def _settle_unfinished(self, live: LiveTask, tokens_out: int, now_ms: int) -> None:
+        """Without an engine's account: the prompt was read, and the slot was held until now."""
+        held_ms = live.spent_ms + max(now_ms - live.started_ms, 0)
+        self._settle(live, live.task.prompt_tokens + tokens_out, held_ms)
+
+    def _settle(self, live: LiveTask, tokens: int, time_ms: int) -> None:
+        live.session.settle(live.reservation, tokens, time_ms)
+
+    def _running(self, key: str) -> LiveTask | None:
+        """The running task of that key; None for one that has ended already."""
+        live = self._live.get(key)
+        if live is not None and live.stage is not Stage.RUNNING:
+            raise InvariantViolation(f"task {key} is {live.stage}, not running")
+        return live
+
+    def _index_models(self) -> None:
+        self._by_model = {}
+        for _, pool in sorted(self._pools.items()):
+            for model_ref in sorted(pool.spec.model_refs):
+                self._by_model.setdefault((pool.spec.engine, model_ref), []).append(pool)
+
+    def _groups_in_use(self) -> set[ReplicaSet]:
+        used = {r.group for pool in self._pools.values() for r in pool.replicas}
+        used |= {p.replicas.pinned for p in self._pools.values() if p.replicas.pinned is not None}
+        return used | {live.group for live in self._live.values() if live.group is not None}
+
+
+def _past_deadline(live: LiveTask, now_ms: int) -> Refusal:
+    pool, task = live.pool, live.task
+    late = f"deadline_ms: {task.deadline_at_ms - task.arrived_ms} ms have passed"
+    if live.stage is Stage.RESUMING and not pool.serving():
+        return Refusal(
+            Code.POOL_UNAVAILABLE, Reason.POOL_UNAVAILABLE,
+            f"{late} and no replica came back to resume the task",
+            retriable=True, retry_after_ms=UNREADY_RETRY_MS,
+            engine=task.engine, pool_id=pool.spec.id,
+        )  # fmt: skip
+    return Refusal(
+        Code.DEADLINE_UNMET, Reason.DEADLINE, f"{late} while the task waited",
+        retriable=True, retry_after_ms=max(1, min(pool.start_delay_ms(0, now_ms), MAX_RETRY_MS)),
+        engine=task.engine, pool_id=pool.spec.id,
+    )  # fmt: skip

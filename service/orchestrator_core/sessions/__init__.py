@@ -1,0 +1,1 @@
+"""What tasks of one client conversation share: time to live, turns, KV, budgets."""
