@@ -11,13 +11,21 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from orch_tools import codegen_client, codegen_routes, codegen_types, compliance, requirements
+from orch_tools import (
+    codegen_client,
+    codegen_config,
+    codegen_routes,
+    codegen_types,
+    compliance,
+    requirements,
+)
 
 Generator = Callable[[Path], dict[str, str | bytes]]
 
 GENERATORS: tuple[Generator, ...] = (
     codegen_types.generate,
     codegen_routes.generate,
+    codegen_config.generate,
     codegen_client.generate_clients,
     requirements.generate,
     compliance.generate,
