@@ -1,0 +1,1 @@
+"""The edge: HTTP in, domain out, and back. Wire models stop here."""

@@ -1,0 +1,1 @@
+"""Every state transition of a task: admission, dispatch, failover, termination, recovery."""

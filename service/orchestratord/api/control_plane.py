@@ -1,0 +1,121 @@
+"""OrchControl v1: connexion serves `control.yaml` itself, so validation cannot drift from it.
+
+The gate has authenticated already and hands over whole, length-delimited bodies; connexion checks
+them against the contract and calls a handler by operation id. Requirements: ORCH-2103, ORCH-2104,
+OC-CTRL-2001, OC-CTRL-2004, OC-CTRL-2060.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+import yaml
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+
+from orchestrator_core.errors import Code
+from orchestratord.api.errors import HttpError, error_response, invalid
+from orchestratord.api.types import AsgiApp
+from orchestratord.services.overview import OverviewService
+
+with warnings.catch_warnings():
+    # connexion imports starlette's test client, which warns about a library of its own.
+    warnings.simplefilter("ignore")
+    import connexion
+    from connexion.exceptions import ProblemException
+    from connexion.options import SwaggerUIOptions
+    from connexion.resolver import Resolver
+
+Answer = tuple[Any, int]
+
+
+class ControlPlane:
+    """The handlers, by operation id. What this version does not serve answers 501."""
+
+    def __init__(self, overview: OverviewService) -> None:
+        self._overview = overview
+        self.handlers: dict[str, Callable[..., Any]] = {
+            "pool_health": self.pool_health,
+            "list_replicasets": self.list_replicasets,
+            "get_capabilities": self.get_capabilities,
+        }
+
+    async def pool_health(self, id: str) -> Answer:
+        health = self._overview.pool_health(id)
+        if health is None:
+            raise invalid("id: no such pool", status=404)
+        return health, 200
+
+    async def list_replicasets(self) -> Answer:
+        return self._overview.replica_sets(), 200
+
+    async def get_capabilities(self) -> Answer:
+        return self._overview.capabilities(), 200
+
+    def handler(self, operation_id: str) -> Callable[..., Any]:
+        known = self.handlers.get(operation_id)
+        return known if known is not None else _not_served(operation_id)
+
+
+def _not_served(operation_id: str) -> Callable[..., Any]:
+    async def handler(**_: Any) -> Answer:
+        raise HttpError(501, Code.INTERNAL, f"{operation_id}: not served by this version")
+
+    return handler
+
+
+def build_control_app(control: ControlPlane, contract: str) -> AsgiApp:
+    """An ASGI app for the contract's text; its errors all carry the envelope."""
+    document = yaml.safe_load(contract)
+    # The gate checks keys and roles for both planes; connexion shall not do it again.
+    document.pop("security", None)
+    for path in document["paths"].values():
+        for operation in path.values():
+            if isinstance(operation, dict):
+                operation.pop("security", None)
+    app = connexion.AsyncApp(
+        __name__,
+        resolver=Resolver(control.handler),
+        strict_validation=True,
+        swagger_ui_options=SwaggerUIOptions(swagger_ui=False),
+    )
+    app.add_api(document, name="control")
+    app.add_error_handler(HttpError, _http_error)
+    app.add_error_handler(ProblemException, _problem)
+    app.add_error_handler(HTTPException, _problem)
+    app.add_error_handler(Exception, _unexpected)
+    return app  # type: ignore[no-any-return]
+
+
+def _response(error: HttpError) -> Response:
+    answer = error_response(error)
+    return connexion.lifecycle.ConnexionResponse(  # type: ignore[no-any-return]
+        status_code=answer.status,
+        headers={name.decode(): value.decode() for name, value in answer.headers},
+        body=answer.body,
+        content_type="application/json",
+    )
+
+
+def _http_error(_: Request, error: HttpError) -> Response:
+    return _response(error)
+
+
+def _problem(_: Request, error: Any) -> Response:
+    """connexion's or Starlette's own refusals: the first line says what and where."""
+    status = getattr(error, "status_code", None) or getattr(error, "status", 500)
+    detail = str(getattr(error, "detail", "") or getattr(error, "title", "") or error)
+    message = detail.splitlines()[0] if detail else "refused"
+    if status >= 500:
+        return _response(HttpError(status, Code.INTERNAL, message))
+    return _response(invalid(f"body: {message}" if status == 400 else message, status=status))
+
+
+def _unexpected(_: Request, error: Exception) -> Response:
+    if isinstance(error, UnicodeDecodeError | msgspec.DecodeError):
+        return _response(invalid(f"body: not valid JSON in UTF-8: {error}"))
+    raise error

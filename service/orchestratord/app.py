@@ -1,0 +1,404 @@
+"""The composition root: configuration in, a running service out, and back to nothing.
+
+Only this module knows which implementation stands behind a port, which adapters exist and how the
+pool host is reached. Order of a start: own the state directory, replay the journal, preload pools,
+listen. Order of a stop: no new work, running tasks finish until `server.shutdown_ms`, what still
+waits ends without a terminal event and comes back with the next start (ORCH-3203).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import random
+import signal
+import socket
+import sys
+import time
+from collections.abc import Mapping
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import Any
+
+import orchcontrol_v1
+import structlog
+import uvloop
+
+from orchestrator_core.determinism import determinism_key
+from orchestrator_core.errors import Code, Reason, Refusal
+from orchestrator_core.events import PoolDraining
+from orchestrator_core.scheduler import Scheduler
+from orchestrator_core.task import Determinism, Workload
+from orchestratord.api.control_plane import ControlPlane, build_control_app
+from orchestratord.api.data_plane import DataPlane
+from orchestratord.api.gate import Gate
+from orchestratord.api.public_pages import PublicPages
+from orchestratord.api.server import Server, build_server
+from orchestratord.configuration import LoadedConfig, load_config
+from orchestratord.infra.local_coordinator import LocalCoordinator
+from orchestratord.infra.logging import LineBuffer, configure_logging
+from orchestratord.infra.sqlite_journal import SqliteJournal
+from orchestratord.ports.coordinator import Coordinator, Lease
+from orchestratord.ports.journal import Journal
+from orchestratord.services.admission import AdmissionService
+from orchestratord.services.cancellation import CancellationService
+from orchestratord.services.dispatch import Dispatcher
+from orchestratord.services.jobs import Job, JobTable
+from orchestratord.services.overview import OverviewService
+from orchestratord.services.records import DeterminismRecord
+from orchestratord.services.recovery import RecoveryService
+from orchestratord.services.replicas import ReplicaDirectory
+from orchestratord.services.scheduling import SchedulingService
+from orchestratord.services.sessions import SessionService
+from orchestratord.services.streams import ReaderHub
+from orchestratord.services.telemetry import Telemetry
+from orchestratord.services.termination import TerminationService
+from orchestratord.services.watchdog import PERIOD_S, Watchdog
+from orchestratord.settings import (
+    key_ring,
+    limits,
+    pool_settings,
+    pool_traits,
+    sampler_profiles,
+    secret_values,
+)
+from pool_managerd.pool_host import PoolHost
+from worker_adapters.adapter_api.types import EngineAdapter
+
+log = structlog.get_logger("orchestratord.app")
+
+ADAPTER_GROUP = "llama_orch.engine_adapters"
+READER_TICK_S = 1.0
+LOG_FLUSH_S = 0.25
+# Part of `server.shutdown_ms` kept for closing journal and engines after running tasks had theirs.
+SHUTDOWN_RESERVE_S = 2.0
+OWNER_LEASE = "state-dir"
+
+
+def wall_clock_ms() -> int:
+    return time.time_ns() // 1_000_000
+
+
+def installed_adapters() -> dict[str, EngineAdapter]:
+    """The engines this installation can drive, from their entry points."""
+    return {point.name: point.load() for point in entry_points(group=ADAPTER_GROUP)}
+
+
+class Orchestrator:
+    """Everything that runs in one process, wired."""
+
+    def __init__(
+        self, loaded: LoadedConfig, journal: Journal, adapters: Mapping[str, EngineAdapter]
+    ) -> None:
+        config = loaded.config
+        self.config = config
+        self.journal = journal
+        self.telemetry = Telemetry(wall_clock_ms)
+        self.jobs = JobTable(
+            retain_ms=config.streams.retain_s * 1000, retain_bytes=config.streams.retain_bytes
+        )
+        self.scheduling = SchedulingService(Scheduler(limits(config)), self.jobs, wall_clock_ms)
+        self.replicas = ReplicaDirectory(
+            self.scheduling, self.telemetry, {p.id: pool_traits(config, p) for p in config.pools}
+        )
+        self.termination = TerminationService(
+            self.jobs, journal, self.telemetry, wall_clock_ms, _determinism_record
+        )
+        self.dispatcher = Dispatcher(
+            self.scheduling,
+            self.jobs,
+            self.replicas,
+            self.termination,
+            journal,
+            self.telemetry,
+            time.monotonic,
+        )
+        self.hub = ReaderHub(self.scheduling, config.streams.metrics_ms / 1000)
+        self.cancellation = CancellationService(self.scheduling)
+        self.admission = AdmissionService(
+            self.scheduling,
+            self.jobs,
+            self.replicas,
+            journal,
+            self.telemetry,
+            sampler_profiles(config),
+        )
+        self.sessions = SessionService(
+            self.scheduling, self.jobs, journal, config.sessions.ttl_ms
+        )
+        self.recovery = RecoveryService(
+            self.scheduling, self.jobs, journal, self.termination, config.sessions.ttl_ms
+        )
+        self.watchdog = Watchdog(
+            self.dispatcher, self.scheduling, self.jobs, journal, time.monotonic
+        )
+        self.pool_host = PoolHost(
+            [pool_settings(p) for p in config.pools],
+            adapters,
+            self.replicas,
+            cpu_carve_out=config.platform.cpu_carve_out,
+            run_dir=Path(config.server.state_dir),
+            clock=wall_clock_ms,
+            jitter=random.random,
+        )
+        self.overview = OverviewService(
+            self.scheduling,
+            self.replicas,
+            self,
+            self.pool_figures,
+            orchcontrol_v1.VERSION,
+            config.platform.cpu_carve_out,
+        )
+        self.scheduling.on_dispatch = self.dispatcher.start
+        self.scheduling.on_stop = self.dispatcher.stop
+        self.scheduling.on_ended = self.termination.evict
+        self.replicas.report_broken = self.pool_host.report_broken
+        self.replicas.on_lost = self.dispatcher.lose_replica
+        self.dispatcher.on_failover = self.hub.notice
+        if config.streams.on_disconnect == "cancel":
+            self.hub.on_abandoned = self.cancellation.request
+        self.telemetry.deployment(config, orchcontrol_v1.VERSION)
+
+    def pool_figures(self, pool_id: str) -> dict[str, float]:
+        return self.overview.pool_snapshot(pool_id)
+
+    def pool_health(self, pool_id: str) -> dict[str, Any]:
+        """The pool host's view in the words of the contract (`PoolHealthSource`)."""
+        view = self.pool_host.health(pool_id)
+        health: dict[str, Any] = {
+            "live": view.live,
+            "ready": view.ready,
+            "draining": view.draining,
+            "state": view.state,
+        }
+        if view.last_error is not None:
+            health["last_error"] = {
+                "code": view.last_error.code,
+                "message": view.last_error.message,
+                "at_ms": view.last_error.at_ms,
+            }
+        return health
+
+    def replica_state(self, pool_id: str, replica_id: str) -> str:
+        states = {r.id: r.state for r in self.pool_host.health(pool_id).replicas}
+        return str(states.get(replica_id, "Unloaded"))
+
+    def ready(self) -> tuple[bool, str]:
+        """Whether some pool takes work; else what is missing."""
+        if any(True for _ in self.replicas.ready()):
+            return True, ""
+        states = ", ".join(f"{p}: {self.pool_host.health(p).state}" for p in self.replicas.pools)
+        return False, f"no pool is Ready ({states})"
+
+    def gate(self, *, data: bool, control: bool) -> Gate:
+        """An ASGI app for one port."""
+        config = self.config
+        data_plane = DataPlane(
+            self.jobs,
+            self.admission,
+            self.cancellation,
+            self.sessions,
+            self.hub,
+            config.server.max_body_bytes,
+        )
+        control_app = build_control_app(
+            ControlPlane(self.overview), orchcontrol_v1.contract_text()
+        )
+        return Gate(
+            data_plane if data else None,
+            control_app if control else None,
+            PublicPages(self.ready, self.render_metrics),
+            key_ring(config),
+            self.telemetry,
+            config.server.max_body_bytes,
+            config.server.metrics_public,
+        )
+
+    def render_metrics(self) -> bytes:
+        """All metrics, gauges brought up to date first."""
+        for pool_id in self.replicas.pools:
+            self.telemetry.pool_gauges(
+                self.replicas.pools[pool_id].spec,
+                self.scheduling.scheduler,
+                list(self.replicas.ready(pool_id)),
+            )
+        self.telemetry.process_gauges(len(self.hub), self.jobs.ended_bytes)
+        return self.telemetry.render()
+
+    async def drain(self, deadline_s: float) -> None:
+        """Take no more, let running tasks finish until the deadline, leave the rest to the journal."""
+        self.admission.closed = Refusal(
+            Code.POOL_UNREADY,
+            Reason.DRAINING,
+            "the service is shutting down",
+            retriable=True,
+            retry_after_ms=1000,
+        )
+        for pool_id in self.replicas.pools:
+            self.scheduling.step(PoolDraining(pool_id))
+        self.hub.close_all(waiting_only=True)
+        until_s = time.monotonic() + deadline_s
+        while self.dispatcher.running and time.monotonic() < until_s:
+            await asyncio.sleep(0.02)
+        self.dispatcher.abandon()
+        self.hub.close_all(waiting_only=False)
+
+
+def _determinism_record(job: Job, sha256: str) -> DeterminismRecord | None:
+    """What proves a strict completion later (ORCH-3206); None for anything else."""
+    payload, task = job.payload, job.task
+    strict = task.determinism is Determinism.STRICT and task.workload is Workload.COMPLETION
+    if payload is None or not strict:
+        return None
+    sampling = payload.sampling
+    key = determinism_key(
+        prompt=payload.prompt,
+        params={
+            "max_tokens": task.max_tokens,
+            "temperature": sampling.temperature,
+            "top_p": sampling.top_p,
+            "top_k": sampling.top_k,
+            "min_p": sampling.min_p,
+            "repeat_penalty": sampling.repeat_penalty,
+            "stop": sampling.stop,
+        },
+        seed=payload.seed,
+        sampler_profile=task.sampler_profile_version or "",
+        engine_version=job.engine_version,
+        model_digest=job.model_digest,
+    )
+    return DeterminismRecord(
+        key=key,
+        seed=payload.seed,
+        sampler_profile_version=task.sampler_profile_version or "",
+        engine_version=job.engine_version,
+        model_digest=job.model_digest,
+        sha256=sha256,
+    )
+
+
+async def _run(loaded: LoadedConfig, host: str, port: int, logs: LineBuffer) -> int:
+    config = loaded.config
+    state_dir = Path(config.server.state_dir)
+    state_dir.mkdir(parents=True, exist_ok=True)
+    coordinator: Coordinator = LocalCoordinator(state_dir)
+    lease: Lease = await coordinator.acquire(OWNER_LEASE, f"pid {os.getpid()}")
+    journal = SqliteJournal(state_dir / "journal.sqlite3", config.journal.sync)
+    orchestrator = Orchestrator(loaded, journal, installed_adapters())
+    orchestrator.telemetry.journal_stats = journal.stats
+    try:
+        return await _serve(orchestrator, host, port, logs)
+    finally:
+        await journal.close()
+        await coordinator.release(lease)
+        await coordinator.close()
+        logs.flush()
+
+
+async def _serve(orchestrator: Orchestrator, host: str, port: int, logs: LineBuffer) -> int:
+    config = orchestrator.config
+    loop = asyncio.get_running_loop()
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    loop.add_signal_handler(signal.SIGHUP, _refuse_reload)
+    orchestrator.replicas.start()
+    orchestrator.recovery.run()
+    control_port = config.server.control_port
+    servers: list[tuple[Server, socket.socket]] = [
+        (
+            build_server(orchestrator.gate(data=True, control=control_port is None)),
+            _listen(host, port),
+        )
+    ]
+    if control_port is not None:
+        gate = orchestrator.gate(data=False, control=True)
+        servers.append((build_server(gate), _listen(host, control_port)))
+    tasks = [asyncio.create_task(server.serve(sockets=[sock])) for server, sock in servers]
+    ticks = [
+        asyncio.create_task(_every(PERIOD_S, lambda _: orchestrator.watchdog.look())),
+        asyncio.create_task(_every(READER_TICK_S, orchestrator.hub.tick)),
+        asyncio.create_task(_every(LOG_FLUSH_S, lambda _: logs.flush())),
+    ]
+    await orchestrator.pool_host.start()
+    while not all(server.started for server, _ in servers):
+        await asyncio.sleep(0.005)
+    _announce(servers, host)
+    stopped = asyncio.create_task(stop.wait())
+    await asyncio.wait([stopped, *tasks], return_when=asyncio.FIRST_COMPLETED)
+    budget_s = config.server.shutdown_ms / 1000
+    reserve_s = min(SHUTDOWN_RESERVE_S, budget_s / 2)
+    await orchestrator.drain(budget_s - reserve_s)
+    for server, _ in servers:
+        server.should_exit = True
+        server.config.timeout_graceful_shutdown = 1
+    await asyncio.gather(*tasks, orchestrator.pool_host.stop(reserve_s * 0.75))
+    for tick in ticks:
+        tick.cancel()
+    return 0
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    """A listening socket; port 0 picks a free one. Raises `OSError` when it is taken."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    sock = socket.socket(family)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        sock.bind((host, port))
+    except OSError:
+        sock.close()
+        raise
+    return sock
+
+
+def _announce(servers: list[tuple[Server, socket.socket]], host: str) -> None:
+    line: dict[str, Any] = {
+        "event": "listening",
+        "host": host,
+        "port": servers[0][1].getsockname()[1],
+        "pid": os.getpid(),
+    }
+    if len(servers) > 1:
+        line["control_port"] = servers[1][1].getsockname()[1]
+    print(json.dumps(line), flush=True)
+    log.info("service.listening", **{k: v for k, v in line.items() if k != "event"})
+
+
+def _refuse_reload() -> None:
+    log.warning("config.reload_unsupported", cause="this version reloads by a restart")
+
+
+async def _every(period_s: float, work: Any) -> None:
+    """Call `work(elapsed_s)` again and again; one failure does not end it."""
+    before_s = time.monotonic()
+    while True:
+        await asyncio.sleep(period_s)
+        now_s = time.monotonic()
+        elapsed_s, before_s = now_s - before_s, now_s
+        try:
+            work(elapsed_s)
+        except Exception:
+            log.exception("tick.failed", work=str(work))
+
+
+def serve(config_path: Path, host: str | None = None, port: int | None = None) -> int:
+    """Run the service until SIGTERM; returns its exit status.
+
+    Raises `ConfigError` for a bad configuration, `LeaseHeld` when another process owns the state
+    directory, `JournalError` when the journal cannot be read, `OSError` when the port is taken.
+    """
+    loaded = load_config(config_path)
+    logs = configure_logging(secret_values(loaded.config), sys.stderr.buffer)
+    for warning in loaded.warnings:
+        log.warning("config.warning", message=warning)
+    server = loaded.config.server
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        return runner.run(
+            _run(
+                loaded,
+                server.host if host is None else host,
+                server.port if port is None else port,
+                logs,
+            )
+        )

@@ -1,0 +1,348 @@
+"""From a leased slot to tokens in the log: one `Attempt` is one decode of one task on one replica.
+
+On the token path: the adapter calls `Attempt.on_tokens` from the event loop with the tokens of one
+read; they are appended to the task's log, whose readers write them out. No coroutine, queue, lock
+or log line per token. Invariants: every attempt ends in exactly one event to the core (Finished,
+Aborted or WorkerLost), or in a Stop that came from it; a stopped attempt is never heard again.
+Requirements: ORCH-3017, ORCH-3026, ORCH-3201.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable
+
+import structlog
+
+from orchestrator_core.effects import Dispatch
+from orchestrator_core.errors import Code, Reason, Refusal
+from orchestrator_core.events import Aborted, Finished, WorkerLost
+from orchestrator_core.task import Determinism, Workload
+from orchestratord.ports.journal import Journal
+from orchestratord.services import records
+from orchestratord.services.failover import PrefixCheck
+from orchestratord.services.jobs import Job, JobTable, Phase
+from orchestratord.services.replicas import Replica, ReplicaDirectory
+from orchestratord.services.scheduling import SchedulingService
+from orchestratord.services.telemetry import Telemetry, TokenCounter
+from orchestratord.services.termination import TerminationService
+from worker_adapters.adapter_api.types import (
+    DecodeEnd,
+    DecodeRequest,
+    EngineError,
+    EngineFault,
+)
+
+log = structlog.get_logger("orchestratord.dispatch")
+
+# A task that broke this many workers is more likely their cause than their victim.
+MAX_ATTEMPTS = 6
+
+# Faults of the request itself: another replica would say the same.
+_REQUEST_FAULTS = frozenset({EngineFault.INVALID, EngineFault.CONTEXT, EngineFault.UNSUPPORTED})
+# Faults after which the replica takes no work until it was probed.
+_LINK_FAULTS = frozenset({EngineFault.RESET, EngineFault.UNAVAILABLE, EngineFault.TIMEOUT})
+
+
+class Dispatcher:
+    """Starts attempts and turns their ends into events; owns all running attempts."""
+
+    def __init__(
+        self,
+        scheduling: SchedulingService,
+        jobs: JobTable,
+        replicas: ReplicaDirectory,
+        termination: TerminationService,
+        journal: Journal,
+        telemetry: Telemetry,
+        monotonic: Callable[[], float],
+    ) -> None:
+        self.scheduling = scheduling
+        self.replicas = replicas
+        self.termination = termination
+        self.telemetry = telemetry
+        self.monotonic = monotonic
+        self._jobs = jobs
+        self._journal = journal
+        self._running: dict[str, Attempt] = {}
+
+    @property
+    def running(self) -> Iterable[Attempt]:
+        return tuple(self._running.values())
+
+    def start(self, job: Job, dispatch: Dispatch) -> None:
+        """The core leased a slot: decode the task there."""
+        replica = self.replicas.get(dispatch.pool_id, dispatch.replica_id)
+        job.phase = Phase.RUNNING
+        job.pool_id = dispatch.pool_id
+        job.replica_id = dispatch.replica_id
+        job.attempts = dispatch.attempt
+        first = not job.first_dispatch_ms
+        if first:
+            job.first_dispatch_ms = self.scheduling.clock_ms()
+        if replica is None:  # it went between decision and now
+            self.scheduling.step(WorkerLost(job.task.key, resume=True))
+            return
+        job.engine_version = replica.properties.engine_version
+        job.model_digest = replica.properties.model_digest
+        attempt = Attempt(self, job, replica)
+        self._running[job.task.key] = attempt
+        if not first:
+            attempt.begin()
+            return
+        self.telemetry.started(job, replica)
+        written = self._journal.append(
+            records.encode(records.TaskStarted(job.task.tenant, job.task_id))
+        )
+        strict = job.task.determinism is Determinism.STRICT
+        if strict:
+            attempt.begin()
+
+        def durable(future: asyncio.Future[int]) -> None:
+            if not future.cancelled() and future.exception() is None:
+                self._jobs.use_row(job, future.result())
+            # A best_effort task that may have shown tokens must be known as such after a crash.
+            if not strict and self._running.get(job.task.key) is attempt:
+                attempt.begin()
+
+        written.add_done_callback(durable)
+
+    def stop(self, job: Job) -> None:
+        """The core took the slot back (cancel): close the upstream connection."""
+        attempt = self._running.pop(job.task.key, None)
+        if attempt is not None:
+            attempt.detach()
+        if job.phase not in (Phase.ENDING, Phase.ENDED):
+            self.termination.cancel(job)
+
+    def abort(self, attempt: Attempt, refusal: Refusal) -> None:
+        """A service gave the attempt up (watchdog, mismatch, request fault): typed error, slot free."""
+        job = attempt.job
+        self._running.pop(job.task.key, None)
+        attempt.detach()
+        self.termination.fail(job, refusal)
+        self.scheduling.step(Aborted(job.task.key))
+
+    def lose_replica(self, pool_id: str, replica_id: str) -> None:
+        """Every attempt on a replica that is gone goes on elsewhere."""
+        for attempt in self.running:
+            if (attempt.job.pool_id, attempt.job.replica_id) == (pool_id, replica_id):
+                self.worker_lost(attempt, EngineError(EngineFault.RESET, "the worker is gone"))
+
+    def worker_lost(self, attempt: Attempt, error: EngineError) -> None:
+        """Resume elsewhere where that keeps every promise, else end with WORKER_RESET."""
+        job = attempt.job
+        if self._running.pop(job.task.key, None) is None:
+            return
+        attempt.detach()
+        strict = job.task.determinism is Determinism.STRICT
+        resume = (strict or not job.log.tokens) and job.attempts < MAX_ATTEMPTS
+        self.telemetry.failover(job, "resumed" if resume else "ended")
+        log.warning(
+            "task.worker_lost",
+            **self.telemetry.log_fields(job),
+            attempt=job.attempts,
+            resume=resume,
+            tokens_out=job.log.tokens,
+            fault=error.fault.value,
+            cause=error.message,
+        )
+        if resume:
+            job.failovers += 1
+            job.kv_warm = False
+            job.phase = Phase.WAITING
+        else:
+            self.termination.fail(
+                job,
+                Refusal(
+                    Code.WORKER_RESET,
+                    Reason.WORKER,
+                    f"the worker was lost after {job.log.tokens} tokens: {error.message}",
+                    retriable=True,
+                    engine=job.task.engine,
+                    pool_id=job.pool_id,
+                ),
+            )
+        if error.fault in _LINK_FAULTS:
+            self.replicas.connection_lost(job.pool_id, attempt.replica.id, error.message)
+        else:
+            self.replicas.report_broken(job.pool_id, attempt.replica.id)
+        self.scheduling.step(WorkerLost(job.task.key, resume=resume))
+
+    def finished(self, attempt: Attempt, end: DecodeEnd, result: object = None) -> None:
+        """The answer is complete."""
+        job = attempt.job
+        self._running.pop(job.task.key, None)
+        attempt.detach()
+        job.tokens_in = end.tokens_in
+        job.kv_warm = end.cached_tokens > 0
+        kv_bytes = attempt.replica.properties.kv_bytes_per_token * (end.tokens_in + end.tokens_out)
+        self.telemetry.finished(job, attempt.replica, end)
+        self.termination.finish(job, end.decode_ms, result)
+        self.scheduling.step(
+            Finished(
+                job.task.key,
+                tokens_in=end.tokens_in,
+                tokens_out=end.tokens_out,
+                prefill_ms=end.prefill_ms,
+                decode_ms=end.decode_ms,
+                kv_bytes=kv_bytes,
+                kv_warm=job.kv_warm,
+            )
+        )
+
+    def abandon(self) -> None:
+        """Shutdown: end every attempt without a word; the journal brings the tasks back."""
+        for attempt in self.running:
+            attempt.detach()
+        self._running.clear()
+
+
+class Attempt:
+    """One decode: the sink of its tokens."""
+
+    __slots__ = (
+        "_check",
+        "_count",
+        "_decode",
+        "_dispatcher",
+        "_work",
+        "first_at_s",
+        "job",
+        "progress_at_s",
+        "replica",
+    )
+
+    def __init__(self, dispatcher: Dispatcher, job: Job, replica: Replica) -> None:
+        self._dispatcher = dispatcher
+        self.job = job
+        self.replica = replica
+        self._work: asyncio.Task[None] | None = None
+        self._check = PrefixCheck(job.log.text()) if job.log.tokens else None
+        self._count: TokenCounter = dispatcher.telemetry.token_counter(replica)
+        self.first_at_s = self.progress_at_s = dispatcher.monotonic()
+
+    def begin(self) -> None:
+        """Send the request; `started` becomes visible."""
+        job = self.job
+        payload = job.payload
+        assert payload is not None
+        self.first_at_s = self.progress_at_s = self._dispatcher.monotonic()
+        job.log.start(job.promise.started_data())
+        if job.task.workload is not Workload.COMPLETION:
+            self._work = asyncio.get_running_loop().create_task(self._compute())
+            return
+        traits = self._dispatcher.replicas.pools[job.pool_id]
+        strict = job.task.determinism is Determinism.STRICT
+        job.decode = self.replica.client.decode(
+            DecodeRequest(
+                prompt=payload.prompt,
+                max_tokens=job.task.max_tokens,
+                seed=payload.seed,
+                sampling=payload.sampling,
+                # Warm and cold prefixes differ in their last bits: strict decodes are cold.
+                cold=job.task.kv_hint == "cold"
+                or (strict and not traits.deterministic_prefix_cache),
+                correlation_id=job.correlation_id,
+            ),
+            self,
+        )
+
+    def detach(self) -> None:
+        """Close the upstream connection; nothing of this attempt is heard any more."""
+        decode, self.job.decode = self.job.decode, None
+        if decode is not None:
+            decode.cancel()
+        if self._work is not None:
+            self._work.cancel()
+            self._work = None
+
+    def on_prefill(self, processed_tokens: int, total_tokens: int) -> None:
+        self.progress_at_s = self._dispatcher.monotonic()
+
+    def on_tokens(self, pieces: list[bytes]) -> None:
+        self.progress_at_s = self._dispatcher.monotonic()
+        if self._check is not None:
+            fresh = self._check.accept(pieces)
+            if fresh is None:
+                self._mismatch()
+                return
+            if not fresh:
+                return
+            pieces = fresh
+        job = self.job
+        if not job.first_token_ms:
+            job.first_token_ms = self._dispatcher.scheduling.clock_ms()
+            self._dispatcher.telemetry.first_token(job, self.replica)
+        self._count(len(pieces))
+        job.log.append(pieces)
+
+    def on_end(self, end: DecodeEnd) -> None:
+        if self._check is not None and not self._check.complete:
+            self._mismatch()
+        else:
+            self._dispatcher.finished(self, end)
+
+    def on_error(self, error: EngineError) -> None:
+        if error.fault in _REQUEST_FAULTS:
+            self._refuse(error)
+        else:
+            self._dispatcher.worker_lost(self, error)
+
+    def _refuse(self, error: EngineError) -> None:
+        self._dispatcher.abort(
+            self,
+            Refusal(
+                Code.INVALID_PARAMS,
+                Reason.CONTEXT if error.fault is EngineFault.CONTEXT else Reason.INVALID,
+                error.message,
+                engine=self.job.task.engine,
+                pool_id=self.job.pool_id,
+            ),
+        )
+
+    def _mismatch(self) -> None:
+        """Other bytes than before: end the stream, send nothing of this run (ORCH-3201)."""
+        job = self.job
+        self._dispatcher.telemetry.failover(job, "mismatch")
+        log.error(
+            "task.failover_mismatch",
+            **self._dispatcher.telemetry.log_fields(job),
+            equal_bytes=self._check.seen_bytes if self._check else 0,
+        )
+        self._dispatcher.abort(
+            self,
+            Refusal(
+                Code.WORKER_RESET,
+                Reason.WORKER,
+                f"replica {self.replica.id} does not repeat the first {job.log.tokens} tokens; "
+                "the stream ends rather than going on with other text",
+                retriable=True,
+                engine=job.task.engine,
+                pool_id=job.pool_id,
+            ),
+        )
+
+    async def _compute(self) -> None:
+        """An embedding or rerank: one call, one result in `end`."""
+        job, client = self.job, self.replica.client
+        payload = job.payload
+        assert payload is not None
+        started_s = self._dispatcher.monotonic()
+        result: dict[str, object]
+        try:
+            if job.task.workload is Workload.EMBEDDING:
+                result = {"embeddings": await client.embed(payload.inputs)}
+            else:
+                result = {"scores": await client.rerank(payload.prompt, payload.inputs)}
+        except EngineError as error:
+            self._work = None
+            self.on_error(error)
+            return
+        self._work = None
+        elapsed_ms = round((self._dispatcher.monotonic() - started_s) * 1000)
+        self._dispatcher.finished(
+            self,
+            DecodeEnd("limit", job.task.prompt_tokens, 0, 0, elapsed_ms, 0),
+            result,
+        )

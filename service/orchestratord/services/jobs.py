@@ -1,0 +1,203 @@
+"""The tasks this process knows: waiting, running, and finished ones whose log is still kept.
+
+A job joins what the core knows (`Task`) with what only services need: the prompt, the promise, the
+log, the journal rows. Invariant: a job leaves the table only after its terminal event and its
+retention (ORCH-3024: until then its id admits nothing new).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import heapq
+from collections import Counter, OrderedDict
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from enum import Enum
+
+from orchestrator_core.task import Task
+from orchestratord.services.event_log import TaskLog
+from worker_adapters.adapter_api.types import Decode, Sampling
+
+# What a finished task costs in memory beside its text (measured with tracemalloc: about 1.6 KiB);
+# counted against `streams.retain_bytes` so that a flood of short tasks is bounded too.
+JOB_OVERHEAD_BYTES = 2048
+# Rows kept only because a session in them still lives; beyond this the oldest are given up.
+MAX_DEFERRED_ROWS = 100_000
+
+
+class Phase(Enum):
+    """Where a job is; it only moves down, but for a restart or a failover (running to waiting)."""
+
+    WAITING = "waiting"
+    RUNNING = "running"
+    ENDING = "ending"  # decided, its terminal event is on the way to the disk
+    ENDED = "ended"
+
+
+@dataclass(frozen=True, slots=True)
+class Promise:
+    """The numbers of the 202; `started` repeats them (ORCH-3029)."""
+
+    queue_position: int
+    predicted_start_ms: int
+    backoff_ms: int
+
+    def started_data(self) -> bytes:
+        return b'{"queue_position":%d,"predicted_start_ms":%d}' % (
+            self.queue_position,
+            self.predicted_start_ms,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Payload:
+    """What the engine gets; dropped when the task ends."""
+
+    prompt: str
+    inputs: tuple[str, ...]
+    sampling: Sampling
+    seed: int
+
+
+@dataclass(slots=True, eq=False)
+class Job:
+    """One task with everything around it. `payload` is None once it has ended."""
+
+    task: Task
+    task_id: str
+    session_id: str
+    correlation_id: str
+    body_digest: bytes
+    payload: Payload | None
+    log: TaskLog = field(default_factory=TaskLog)
+    phase: Phase = Phase.WAITING
+    promise: Promise = Promise(0, 0, 0)
+    pool_id: str = ""
+    replica_id: str = ""
+    engine_version: str = ""
+    model_digest: str = ""
+    admitted: asyncio.Future[int] | None = None
+    ended: asyncio.Future[int] | None = None
+    decode: Decode | None = None
+    rows: list[int] = field(default_factory=list)
+    first_dispatch_ms: int = 0
+    first_token_ms: int = 0
+    ended_ms: int = 0
+    attempts: int = 0
+    failovers: int = 0
+    session_until_ms: int = 0
+    tokens_in: int = 0
+    kv_warm: bool = False
+
+    @property
+    def retained_bytes(self) -> int:
+        return JOB_OVERHEAD_BYTES + self.log.text_bytes
+
+
+class JobTable:
+    """All jobs by task key, the finished ones in the order they ended, and who needs which row."""
+
+    def __init__(self, retain_ms: int, retain_bytes: int) -> None:
+        self.retain_ms = retain_ms
+        self.retain_bytes = retain_bytes
+        self._jobs: dict[str, Job] = {}
+        self._ended: OrderedDict[str, Job] = OrderedDict()
+        self._ended_bytes = 0
+        self._row_users: Counter[int] = Counter()
+        self._dependents: dict[int, list[int]] = {}
+        # (when its session ends, rows): a session's turns are read back from its tasks' records.
+        self._deferred: list[tuple[int, list[int]]] = []
+
+    def get(self, key: str) -> Job | None:
+        return self._jobs.get(key)
+
+    def add(self, job: Job) -> None:
+        self._jobs[job.task.key] = job
+
+    def replace(self, known: Job, job: Job) -> None:
+        """The id was used again after the retention of its first task (replay only)."""
+        job.rows = known.rows + job.rows
+        self._jobs[job.task.key] = job
+
+    def discard(self, job: Job) -> None:
+        """Forget a job that was never admitted."""
+        self._jobs.pop(job.task.key, None)
+
+    def live(self) -> Iterator[Job]:
+        """Jobs without a visible terminal event, in admission order."""
+        return (job for job in tuple(self._jobs.values()) if job.phase is not Phase.ENDED)
+
+    def __len__(self) -> int:
+        return len(self._jobs)
+
+    @property
+    def ended_bytes(self) -> int:
+        return self._ended_bytes
+
+    def use_row(self, job: Job, row: int) -> None:
+        """The journal row `row` holds a record of this job."""
+        job.rows.append(row)
+        self._row_users[row] += 1
+
+    def retain(self, job: Job, now_ms: int) -> None:
+        """The job has ended: keep its log, drop its request."""
+        job.phase = Phase.ENDED
+        job.ended_ms = job.ended_ms or now_ms
+        job.payload = None
+        job.decode = None
+        self._ended[job.task.key] = job
+        self._ended_bytes += job.retained_bytes
+
+    def expire(self, now_ms: int) -> list[int]:
+        """Forget finished jobs beyond time or bytes; returns the journal rows nobody needs now."""
+        free: list[int] = []
+        while self._deferred and (
+            self._deferred[0][0] <= now_ms or len(self._deferred) > MAX_DEFERRED_ROWS
+        ):
+            free += self._release(heapq.heappop(self._deferred)[1])
+        while self._ended:
+            key, job = next(iter(self._ended.items()))
+            if job.ended_ms + self.retain_ms > now_ms and self._ended_bytes <= self.retain_bytes:
+                break
+            del self._ended[key]
+            del self._jobs[key]
+            self._ended_bytes -= job.retained_bytes
+            if job.session_until_ms > now_ms:
+                heapq.heappush(self._deferred, (job.session_until_ms, job.rows))
+            else:
+                free += self._release(job.rows)
+        return free
+
+    def hold_row(self, row: int, until_ms: int) -> None:
+        """Keep a row that belongs to no job until then (a forgotten session must stay so)."""
+        self._row_users[row] += 1
+        heapq.heappush(self._deferred, (until_ms, [row]))
+
+    def _release(self, rows: list[int]) -> list[int]:
+        """Give up a job's rows. Its later records go no sooner than its admission: a row that
+        others keep would otherwise bring an ended task back to life after a restart."""
+        if not rows:
+            return []
+        admission, later = rows[0], rows[1:]
+        if not self._drop(admission):
+            self._dependents.setdefault(admission, []).extend(later)
+            return []
+        free = [admission]
+        waiting = later + self._dependents.pop(admission, [])
+        while waiting:
+            row = waiting.pop()
+            if self._drop(row):
+                free.append(row)
+                waiting += self._dependents.pop(row, [])
+        return free
+
+    def _drop(self, row: int) -> bool:
+        self._row_users[row] -= 1
+        if self._row_users[row] > 0:
+            return False
+        del self._row_users[row]
+        return True
+
+    def unused(self, rows: list[int]) -> list[int]:
+        """Which of these rows no job needs (after a replay)."""
+        return [row for row in rows if row not in self._row_users]

@@ -1,0 +1,183 @@
+"""After a restart: the journal becomes the state that the clients were promised (ORCH-3203).
+
+Finished logs are readable again, queued tasks are back in admission order, running strict tasks go
+first and are decoded again to the same ids, running best_effort tasks end with WORKER_RESET. It
+runs before the service listens.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import msgspec
+import structlog
+
+from orchestrator_core.errors import Code, Reason, Refusal
+from orchestrator_core.events import Recover, SessionRestored
+from orchestrator_core.task import Determinism, Priority, Task, Workload
+from orchestratord.ports.journal import Journal
+from orchestratord.services import records
+from orchestratord.services.event_log import TaskLog
+from orchestratord.services.jobs import Job, JobTable, Payload, Promise
+from orchestratord.services.scheduling import SchedulingService
+from orchestratord.services.termination import TerminationService
+
+log = structlog.get_logger("orchestratord.recovery")
+
+
+@dataclass(frozen=True, slots=True)
+class Recovered:
+    """What a replay brought back."""
+
+    waiting: int
+    running: int
+    finished: int
+    reset: int
+
+
+class RecoveryService:
+    def __init__(
+        self,
+        scheduling: SchedulingService,
+        jobs: JobTable,
+        journal: Journal,
+        termination: TerminationService,
+        session_ttl_ms: int,
+    ) -> None:
+        self._scheduling = scheduling
+        self._jobs = jobs
+        self._journal = journal
+        self._termination = termination
+        self._session_ttl_ms = session_ttl_ms
+
+    def run(self) -> Recovered:
+        """Replay everything. Raises `JournalError` when the journal cannot be read."""
+        now_ms = self._scheduling.clock_ms()
+        started: set[str] = set()
+        ended: dict[str, records.TaskEnded] = {}
+        sessions: dict[str, tuple[int, int]] = {}
+        rows: list[int] = []
+        for row, batch in self._journal.replay():
+            rows.append(row)
+            for data in batch:
+                self._replay(row, data, started, ended, sessions)
+        for key, (created_ms, turns) in sessions.items():
+            if created_ms + self._session_ttl_ms > now_ms:
+                self._scheduling.step(SessionRestored(key, created_ms, turns))
+        counts = {"waiting": 0, "running": 0, "finished": 0, "reset": 0}
+        for job in tuple(self._jobs.live()):
+            counts[self._restore(job, started, ended, now_ms)] += 1
+        self._journal.forget(self._jobs.unused(rows) + self._jobs.expire(now_ms))
+        recovered = Recovered(**counts)
+        if rows:
+            log.info("journal.replayed", rows=len(rows), **counts)
+        return recovered
+
+    def _replay(
+        self,
+        row: int,
+        data: bytes,
+        started: set[str],
+        ended: dict[str, records.TaskEnded],
+        sessions: dict[str, tuple[int, int]],
+    ) -> None:
+        try:
+            record = records.decode(data)
+        except msgspec.DecodeError as error:
+            log.error("journal.unreadable_record", row=row, cause=str(error))
+            return
+        match record:
+            case records.TaskAdmitted():
+                job = _job(record, self._session_ttl_ms)
+                known = self._jobs.get(job.task.key)
+                if known is not None:  # an id that was used again after its retention
+                    started.discard(job.task.key)
+                    ended.pop(job.task.key, None)
+                    self._jobs.replace(known, job)
+                else:
+                    self._jobs.add(job)
+                self._jobs.use_row(job, row)
+                sessions[job.task.session_key] = (record.session_created_ms, record.session_turns)
+            case records.TaskStarted():
+                key = f"{record.tenant}/{record.task_id}"
+                started.add(key)
+                self._use(key, row)
+            case records.TaskEnded():
+                key = f"{record.tenant}/{record.task_id}"
+                ended[key] = record
+                self._use(key, row)
+            case records.SessionForgotten():
+                sessions.pop(f"{record.tenant}/{record.session_id}", None)
+                until_ms = self._scheduling.clock_ms() + self._session_ttl_ms
+                self._jobs.hold_row(row, until_ms)
+
+    def _use(self, key: str, row: int) -> None:
+        job = self._jobs.get(key)
+        if job is not None:
+            self._jobs.use_row(job, row)
+
+    def _restore(
+        self, job: Job, started: set[str], ended: dict[str, records.TaskEnded], now_ms: int
+    ) -> str:
+        key = job.task.key
+        end = ended.get(key)
+        if end is not None:
+            job.log = TaskLog.restored(end.sealed, end.tokens_out)
+            job.log.truncated = end.truncated
+            if end.started:
+                job.log.start(job.promise.started_data())
+            job.log.end(end.event, end.data)
+            job.ended_ms = end.ended_ms
+            self._jobs.retain(job, now_ms)
+            return "finished"
+        was_running = key in started
+        if was_running and job.task.determinism is Determinism.BEST_EFFORT:
+            job.log.start(job.promise.started_data())
+            job.log.truncated = True
+            self._termination.fail(
+                job,
+                Refusal(
+                    Code.WORKER_RESET,
+                    Reason.WORKER,
+                    "the orchestrator restarted while this best_effort task ran",
+                    retriable=True,
+                    pool_id=job.pool_id,
+                ),
+            )
+            return "reset"
+        self._scheduling.step(Recover(job.task, job.pool_id, was_running))
+        return "running" if was_running else "waiting"
+
+
+def _job(record: records.TaskAdmitted, session_ttl_ms: int) -> Job:
+    key = f"{record.tenant}/{record.task_id}"
+    task = Task(
+        key=key,
+        tenant=record.tenant,
+        session_key=f"{record.tenant}/{record.session_id}",
+        engine=record.engine,
+        model_ref=record.model_ref,
+        priority=Priority(record.priority),
+        workload=Workload(record.workload),
+        determinism=Determinism(record.determinism),
+        ctx=record.ctx,
+        max_tokens=record.max_tokens,
+        prompt_tokens=record.prompt_tokens,
+        cost_tokens=record.cost_tokens,
+        arrived_ms=record.arrived_ms,
+        deadline_at_ms=record.deadline_at_ms,
+        client_id=record.client_id,
+        kv_hint=record.kv_hint,
+        sampler_profile_version=record.sampler_profile_version,
+    )
+    return Job(
+        task=task,
+        task_id=record.task_id,
+        session_id=record.session_id,
+        correlation_id=record.correlation_id,
+        body_digest=record.body_digest,
+        payload=Payload(record.prompt, record.inputs, record.sampling, record.seed),
+        promise=Promise(record.queue_position, record.predicted_start_ms, record.backoff_ms),
+        pool_id=record.pool_id,
+        session_until_ms=record.session_created_ms + session_ttl_ms,
+    )

@@ -1,0 +1,152 @@
+"""How a task ends: decided once, on disk where it must be, then shown.
+
+Terminal events that cannot be computed again (cancel, drop, time-out, WORKER_RESET, every end of a
+best_effort task) are durable before a reader sees them; the `end` of a strict task is shown at
+once, since the same decode gives it again (ORCH-3203). Invariant: exactly one terminal event.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import msgspec
+import structlog
+
+from orchestrator_core.errors import Code, Reason, Refusal
+from orchestrator_core.task import Determinism, Workload
+from orchestratord.ports.journal import Journal, JournalError
+from orchestratord.services import records
+from orchestratord.services.jobs import Job, JobTable, Phase
+from orchestratord.services.scheduling import Clock
+from orchestratord.services.telemetry import Telemetry
+
+log = structlog.get_logger("orchestratord.termination")
+
+DeterminismOf = Callable[[Job, str], records.DeterminismRecord | None]
+
+
+class TerminationService:
+    """The only writer of terminal events."""
+
+    def __init__(
+        self,
+        jobs: JobTable,
+        journal: Journal,
+        telemetry: Telemetry,
+        clock_ms: Clock,
+        determinism_of: DeterminismOf,
+    ) -> None:
+        self._jobs = jobs
+        self._journal = journal
+        self._telemetry = telemetry
+        self._clock_ms = clock_ms
+        self._determinism_of = determinism_of
+
+    def finish(self, job: Job, decode_ms: int, result: Any = None) -> None:
+        """The engine came to the end of the answer."""
+        data: dict[str, Any] = {"tokens_out": job.log.tokens, "decode_ms": decode_ms}
+        if result is not None:
+            data["result"] = result
+        strict = job.task.determinism is Determinism.STRICT
+        # Embeddings are not in the log's text, so only a completion can be computed again.
+        show_first = strict and job.task.workload is Workload.COMPLETION
+        self._end(job, "end", data, "finished", show_first=show_first)
+
+    def cancel(self, job: Job, reason: Reason = Reason.CLIENT) -> asyncio.Future[int] | None:
+        """The client's cancel; the future is done when the end is on disk."""
+        data = {"tokens_out": job.log.tokens, "decode_ms": self._decode_ms(job), "canceled": True}
+        self._telemetry.canceled(job, reason)
+        return self._end(job, "end", data, "canceled")
+
+    def fail(self, job: Job, refusal: Refusal) -> None:
+        """A typed error ends the stream."""
+        self._telemetry.failed(job, refusal)
+        data: dict[str, Any] = {
+            "code": refusal.code.value,
+            "message": refusal.message,
+            "engine": job.task.engine,
+            "retriable": refusal.retriable,
+        }
+        if job.pool_id:
+            data["pool_id"] = job.pool_id
+        if refusal.retry_after_ms is not None:
+            data["retry_after_ms"] = refusal.retry_after_ms
+        if refusal.policy_label is not None:
+            data["policy_label"] = refusal.policy_label
+        self._end(job, "error", data, refusal.reason.value)
+
+    def evict(self, job: Job, refusal: Refusal | None) -> None:
+        """The core ended a waiting task: cancelled (None), dropped, shed or past its deadline."""
+        if job.phase in (Phase.ENDING, Phase.ENDED):
+            return
+        if refusal is None:
+            self.cancel(job)
+        else:
+            self.fail(job, refusal)
+
+    def _decode_ms(self, job: Job) -> int:
+        return max(0, self._clock_ms() - job.first_token_ms) if job.first_token_ms else 0
+
+    def _end(
+        self,
+        job: Job,
+        event: str,
+        data: Mapping[str, Any],
+        outcome: str,
+        *,
+        show_first: bool = False,
+    ) -> asyncio.Future[int] | None:
+        assert job.phase not in (Phase.ENDING, Phase.ENDED), "a task ends once"
+        job.phase = Phase.ENDING
+        job.ended_ms = self._clock_ms()
+        job.decode = None
+        payload = msgspec.json.encode(data)
+        sealed = job.log.seal()
+        digest = hashlib.sha256(_plain_text(job.log.text())).hexdigest() if event == "end" else ""
+        record = records.TaskEnded(
+            tenant=job.task.tenant,
+            task_id=job.task_id,
+            event=event,
+            data=payload,
+            sealed=sealed,
+            tokens_out=job.log.tokens,
+            started=job.log.started is not None,
+            ended_ms=job.ended_ms,
+            truncated=job.log.truncated,
+            determinism=self._determinism_of(job, digest) if digest else None,
+        )
+        self._telemetry.ended(job, outcome)
+        if show_first:
+            self._show(job, event, payload)
+        written = self._journal.append(records.encode(record))
+        job.ended = written
+
+        def durable(future: asyncio.Future[int]) -> None:
+            try:
+                self._jobs.use_row(job, future.result())
+            except (JournalError, asyncio.CancelledError) as error:
+                # Shown all the same: a reader that waits for ever helps nobody.
+                log.error("journal.lost_end", job_id=job.task_id, cause=str(error))
+            if not show_first:
+                self._show(job, event, payload)
+
+        written.add_done_callback(durable)
+        return written
+
+    def _show(self, job: Job, event: str, payload: bytes) -> None:
+        job.log.end(event, payload)
+        self._jobs.retain(job, self._clock_ms())
+
+
+def _plain_text(escaped: bytes) -> bytes:
+    """The UTF-8 text behind JSON-escaped pieces."""
+    if b"\\" not in escaped:
+        return escaped
+    return msgspec.json.decode(b'"%b"' % escaped, type=str).encode()
+
+
+def refusal_for_timeout(message: str) -> Refusal:
+    return Refusal(Code.DECODE_TIMEOUT, Reason.TIMEOUT, message, retriable=True)

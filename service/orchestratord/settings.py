@@ -1,0 +1,147 @@
+"""From the checked configuration to the values each part takes; the only reader of `orch_config`
+beside `configuration` and `app`. Nothing is validated here: `configuration` has done it.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+
+from orch_config import Config
+from orch_config.types import Pool, SamplerProfile
+
+from orchestrator_core.limits import Limits
+from orchestrator_core.pool import FullPolicy, PoolSpec, PriorityPolicy, TenantPolicy
+from orchestrator_core.task import Priority
+from orchestratord.api.keys import KeyRing, Principal, hash_key
+from orchestratord.services.replicas import PoolTraits
+from pool_managerd.settings import ExternalReplica, LaunchSettings, PoolSettings
+from worker_adapters.adapter_api.types import Sampling
+
+# ORCH-3075: the weights where the configuration gives none.
+DEFAULT_WEIGHTS = {Priority.INTERACTIVE: 8, Priority.BATCH: 1}
+
+
+def limits(config: Config) -> Limits:
+    sessions = config.sessions
+    return Limits(
+        session_ttl_ms=sessions.ttl_ms,
+        session_max_turns=sessions.max_turns,
+        budget_tokens=sessions.budgets.tokens,
+        budget_time_ms=sessions.budgets.time_ms,
+        budget_cost=sessions.budgets.cost,
+    )
+
+
+def _priorities(pool: Pool) -> tuple[PriorityPolicy, ...]:
+    """Both classes; one that the configuration leaves out is bounded by the pool alone."""
+    given = {Priority(p.name): p for p in pool.admission.priorities}
+    policies = []
+    for priority in Priority:
+        entry = given.get(priority)
+        weight = entry.weight if entry is not None else None
+        policies.append(
+            PriorityPolicy(
+                name=priority,
+                weight=DEFAULT_WEIGHTS[priority] if weight is None else weight,
+                queue_capacity=pool.queue.capacity if entry is None else entry.queue_capacity,
+                rate_limit_rps=None if entry is None else entry.rate_limit_rps,
+            )
+        )
+    return tuple(policies)
+
+
+def pool_traits(config: Config, pool: Pool) -> PoolTraits:
+    """What scheduling and dispatch need of a pool."""
+    spec = PoolSpec(
+        id=pool.id,
+        engine=pool.engine,
+        model_refs=frozenset({pool.model}),
+        ctx=pool.ctx,
+        quant=pool.quant,
+        sampler_profile_version=pool.sampler_profile_version,
+        devices=tuple(str(device) for device in pool.devices),
+        queue_capacity=pool.queue.capacity,
+        full_policy=FullPolicy(pool.queue.full_policy),
+        priorities=_priorities(pool),
+        tenants=tuple(
+            TenantPolicy(t.id, t.weight, t.max_concurrent, t.rps)
+            for t in pool.admission.fairness.tenants
+        ),
+        same_engine_version=pool.require_same_engine_version,
+    )
+    return PoolTraits(
+        spec=spec,
+        model=pool.model,
+        wall_ms=pool.timeouts.wall_ms,
+        idle_ms=pool.timeouts.idle_ms,
+        deterministic_prefix_cache=pool.deterministic_prefix_cache,
+    )
+
+
+def pool_settings(pool: Pool) -> PoolSettings:
+    """What the pool host needs to keep its replicas alive."""
+    launch = pool.launch
+    return PoolSettings(
+        id=pool.id,
+        engine=pool.engine,
+        model=pool.model,
+        quant=pool.quant,
+        ctx=pool.ctx,
+        devices=tuple(str(device) for device in pool.devices),
+        sampler_profile_version=pool.sampler_profile_version,
+        same_engine_version=pool.require_same_engine_version,
+        deterministic_prefix_cache=pool.deterministic_prefix_cache,
+        preload=pool.preload,
+        external=tuple(
+            ExternalReplica(r.id, r.url, r.model_digest, tuple(sorted(r.labels.items())))
+            for r in pool.replicas
+        ),
+        launch=None
+        if launch is None
+        else LaunchSettings(
+            count=launch.count,
+            command=None if launch.command is None else tuple(launch.command),
+            args=tuple(launch.args),
+            env=tuple(sorted(launch.env.items())),
+        ),
+    )
+
+
+def sampler_profiles(config: Config) -> Mapping[str, Sampling]:
+    return {name: _sampling(profile) for name, profile in config.sampler_profiles.items()}
+
+
+def _sampling(profile: SamplerProfile) -> Sampling:
+    return Sampling(
+        temperature=profile.temperature,
+        top_p=profile.top_p,
+        top_k=profile.top_k,
+        min_p=profile.min_p,
+        repeat_penalty=profile.repeat_penalty,
+        stop=tuple(profile.stop),
+    )
+
+
+def key_ring(config: Config) -> KeyRing | None:
+    """The configured keys; None where `auth.enabled` is false."""
+    if not config.auth.enabled:
+        return None
+    stored = []
+    for key in config.auth.keys:
+        principal = Principal(key.id, key.tenant, frozenset(key.roles))
+        key_hmac = key.key_hmac
+        if key_hmac is None:
+            assert key.key_env is not None, "the schema wants exactly one of key_env, key_hmac"
+            key_hmac = hash_key(os.environ[key.key_env].encode())
+        stored.append((key_hmac, principal))
+    return KeyRing(stored)
+
+
+def secret_values(config: Config) -> list[str]:
+    """Texts that must never reach a log."""
+    return [
+        os.environ[key.key_env]
+        for key in config.auth.keys
+        if key.key_env is not None and key.key_env in os.environ
+    ]
