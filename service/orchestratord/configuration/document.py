@@ -81,11 +81,11 @@ def parse_document(text: str, source: str) -> Document:
         _walk(root, (), lines, repeated, frozenset())
         if repeated:
             raise ConfigError(repeated, source)
-        data = loader.construct_document(root)  # type: ignore[no-untyped-call]
+        data = loader.construct_document(root)
     except yaml.YAMLError as error:
         raise ConfigError([_syntax_problem(error)], source) from None
     finally:
-        loader.dispose()  # type: ignore[no-untyped-call]
+        loader.dispose()
     if not isinstance(data, dict):
         rule = "the document must be a mapping of sections such as `pools:`"
         raise ConfigError([Problem("(document)", "", rule, 1)], source)

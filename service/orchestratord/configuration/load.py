@@ -11,12 +11,11 @@ import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cache
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
 import msgspec
+
 import orch_config
 
 from .cross_checks import check_values
@@ -37,14 +36,9 @@ class LoadedConfig:
     source: str = "configuration"
 
 
-@cache
-def _schema_text() -> str:
-    return resources.files("orch_config").joinpath("config.schema.json").read_text("utf-8")
-
-
 def config_schema() -> dict[str, Any]:
     """Return the JSON Schema (2020-12) of the configuration, a fresh copy."""
-    schema: dict[str, Any] = json.loads(_schema_text())
+    schema: dict[str, Any] = json.loads(orch_config.schema_text())
     return schema
 
 

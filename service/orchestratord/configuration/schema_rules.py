@@ -45,13 +45,14 @@ def check_schema(
         unknown: dict[Path, Problem] = {}
         for error in _leaves(validator.iter_errors(data)):
             path = tuple(error.absolute_path)
+            value: Any = error.instance
             if error.validator in {"additionalProperties", "unevaluatedProperties"}:
-                for name in _unknown_names(error):
+                for name in _unknown_names(value, error.schema):
                     child = (*path, name)
-                    rule = _unknown_rule(name, error)
+                    rule = _unknown_rule(name, error.schema)
                     unknown[child] = Problem(
                         key_of(child),
-                        shown(child, error.instance[name]),
+                        shown(child, value[name]),
                         rule,
                         document.line_of(child),
                     )
@@ -65,6 +66,7 @@ def check_schema(
                 _remove(data, child)
             continue
         found = [*problems.values(), *unknown.values()]
+        warnings.sort(key=lambda problem: (problem.line or 0, problem.key))
         found.sort(key=lambda problem: (problem.line or 0, problem.key))
         return data, tuple(found), tuple(warnings)
 
@@ -95,13 +97,12 @@ def _leaves(errors: Iterator[ValidationError]) -> Iterator[ValidationError]:
             yield error
 
 
-def _unknown_names(error: ValidationError) -> list[str]:
-    known = set(error.schema.get("properties", {}))
-    return [name for name in error.instance if name not in known]
+def _unknown_names(value: Any, schema: Any) -> list[str]:
+    return [name for name in value if name not in schema.get("properties", {})]
 
 
-def _unknown_rule(name: str, error: ValidationError) -> str:
-    known = sorted(error.schema.get("properties", {}))
+def _unknown_rule(name: str, schema: Any) -> str:
+    known = sorted(schema.get("properties", {}))
     close = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
     if close:
         return f"unknown key; did you mean `{close[0]}`?"
@@ -118,7 +119,10 @@ def _remove(data: Any, path: Path) -> None:
 
 def _problem(error: ValidationError, path: Path, document: Document) -> Problem:
     """Turn one schema error into key, value and a rule that never quotes the value."""
-    value, limit = error.instance, error.validator_value
+    # jsonschema types these as what any validator could hold.
+    value: Any = error.instance
+    limit: Any = error.validator_value
+    schema: Any = error.schema
     match error.validator:
         case "required":
             missing = next(name for name in limit if name not in value)
@@ -156,11 +160,11 @@ def _problem(error: ValidationError, path: Path, document: Document) -> Problem:
         case "format":
             rule = f"must be a valid {limit}"
         case "anyOf" | "oneOf":
-            rule = _alternatives(limit)
+            rule = _alternatives(limit, list(error.context or []))
         case _:
             rule = f"breaks the schema's rule `{error.validator}`"
-    if error.validator in {"anyOf", "oneOf"} and "x-rule" in error.schema:
-        rule = error.schema["x-rule"]
+    if error.validator in {"anyOf", "oneOf"} and "x-rule" in schema:
+        rule = schema["x-rule"]
     return Problem(key_of(path), shown(path, value), rule, document.line_of(path))
 
 
@@ -170,12 +174,11 @@ def _literal(value: Any) -> str:
     )
 
 
-def _alternatives(branches: list[Any]) -> str:
+def _alternatives(branches: list[Any], context: list[ValidationError]) -> str:
     wanted = [branch.get("required") for branch in branches if isinstance(branch, dict)]
     if len(wanted) == len(branches) and all(wanted):
         return "needs exactly one of " + " / ".join(" + ".join(names) for names in wanted if names)
-    types = [branch.get("type") for branch in branches if isinstance(branch, dict)]
-    words = [_TYPE_WORDS[name] for name in types if isinstance(name, str) and name in _TYPE_WORDS]
-    if len(words) == len(branches):
-        return "must be " + " or ".join(words)
+    roots = [inner.validator_value for inner in context if inner.validator == "type"]
+    if roots and len(roots) == len(context):
+        return "must be " + " or ".join(_TYPE_WORDS.get(str(name), str(name)) for name in roots)
     return "matches none of the allowed forms"

@@ -1,0 +1,358 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from orchestratord.configuration import (
+    ConfigError,
+    LoadedConfig,
+    effective_quotas,
+    load_config,
+    parse_config,
+)
+from orchestratord.configuration.document import parse_document
+
+pytestmark = pytest.mark.req("ORCH-3030", "OC-CONFIG-6001")
+
+POOL = """\
+pools:
+  - id: p0
+    engine: llamacpp
+    model: builtin:smollm2
+    ctx: 2048
+    replicas:
+      - { id: r0, url: "http://127.0.0.1:9001" }
+"""
+KEYS = """\
+auth:
+  keys:
+    - { id: dev, tenant: acme, roles: [data, control, metrics], key_env: ACME_KEY }
+"""
+ENVIRONMENT = {"ACME_KEY": "sesame-open"}
+
+
+def accept(text: str, environ: dict[str, str] | None = None) -> LoadedConfig:
+    return parse_config(text, "t.yaml", environ=ENVIRONMENT if environ is None else environ)
+
+
+def reject(text: str, environ: dict[str, str] | None = None) -> list[tuple[str, str, str, int]]:
+    with pytest.raises(ConfigError) as caught:
+        accept(text, environ)
+    return [(p.key, p.value, p.rule, p.line or 0) for p in caught.value.problems]
+
+
+def test_a_small_configuration_gets_the_documented_defaults() -> None:
+    config = accept(KEYS + POOL).config
+
+    assert (config.server.host, config.server.port) == ("127.0.0.1", 8080)
+    assert config.journal.sync == "full"
+    assert config.pools[0].queue.capacity == 256
+    assert config.pools[0].replicas[0].url == "http://127.0.0.1:9001"
+    assert accept(KEYS + POOL).warnings == ()
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (
+            KEYS + POOL.replace("ctx: 2048", "ctxx: 2048\n    ctx: 2048"),
+            ("pools[0].ctxx", "2048", "unknown key; did you mean `ctx`?", 8),
+        ),
+        (
+            KEYS + POOL.replace("ctx: 2048", "ctx: 0"),
+            ("pools[0].ctx", "0", "must be at least 1", 8),
+        ),
+        (
+            KEYS + POOL.replace("ctx: 2048", 'ctx: "2048"'),
+            ("pools[0].ctx", '"2048"', "must be a whole number", 8),
+        ),
+        (
+            KEYS + POOL.replace("ctx: 2048", "ctx: true"),
+            ("pools[0].ctx", "true", "must be a whole number", 8),
+        ),
+        (
+            KEYS + POOL.replace("llamacpp", "ollama"),
+            ("pools[0].engine", '"ollama"', "must be one of llamacpp, vllm, tgi, triton", 6),
+        ),
+        (
+            KEYS + POOL.replace("    model: builtin:smollm2\n", ""),
+            ("pools[0].model", "", "required, but missing", 5),
+        ),
+        (
+            KEYS + POOL + "    launch: { cuont: 2 }\n",
+            ("pools[0].launch.cuont", "2", "unknown key; did you mean `count`?", 11),
+        ),
+        (
+            KEYS + POOL + "    launch: 2\n",
+            ("pools[0].launch", "2", "must be a mapping or null", 11),
+        ),
+        (
+            "journal: { sync: sometimes }\n" + KEYS + POOL,
+            ("journal.sync", '"sometimes"', "must be one of full, normal, off", 1),
+        ),
+        (
+            KEYS + POOL + "    sampler_profile_version: v2\n",
+            ("pools[0].sampler_profile_version", '"v2"', "no such sampler profile", 11),
+        ),
+        (
+            "sampler_profiles: { warm-1: {} }\n"
+            + KEYS
+            + POOL
+            + "    sampler_profile_version: warm1\n",
+            ("pools[0].sampler_profile_version", '"warm1"', "did you mean `warm-1`?", 12),
+        ),
+        (
+            KEYS + POOL[: POOL.index("    replicas")],
+            ("pools[0]", "", "needs replicas (engines that run already) or launch", 5),
+        ),
+        (
+            KEYS + POOL + "    devices: [0, 1]\n    tensor_split: [1]\n",
+            ("pools[0].tensor_split", "[…]", "1 ratios, 2 devices", 12),
+        ),
+        (
+            KEYS + POOL + '      - { id: r0, url: "http://127.0.0.1:9002" }\n',
+            ("pools[0].replicas[1].id", '"r0"', "already used by pools[0].replicas[0].id", 11),
+        ),
+        (
+            KEYS + POOL + '      - { id: r1, url: "http://127.0.0.1:9001" }\n',
+            ("pools[0].replicas[1].url", '"http://127.0.0.1:9001"', "already used", 11),
+        ),
+        (
+            KEYS + POOL + POOL.removeprefix("pools:\n"),
+            ("pools[1].id", '"p0"', "already used by pools[0].id", 11),
+        ),
+        (
+            KEYS + POOL + "    admission: { priorities: [ { name: batch }, { name: batch } ] }\n",
+            ("pools[0].admission.priorities[1].name", '"batch"', "already used", 11),
+        ),
+        (
+            "server: { control_port: 8080 }\n" + KEYS + POOL,
+            ("server.control_port", "8080", "differ", 1),
+        ),
+        ("auth: { keys: [] }\n" + POOL, ("auth.keys", "", "add a key", 1)),
+        (POOL, ("auth.keys", "", "add a key", 1)),
+    ],
+)
+def test_a_mistake_is_told_by_key_value_rule_and_line(
+    text: str, expected: tuple[str, str, str, int]
+) -> None:
+    ((key, value, rule, line),) = reject(text)
+
+    assert (key, value, line) == (expected[0], expected[1], expected[3])
+    assert expected[2] in rule
+
+
+def test_all_mistakes_are_told_at_once_in_file_order() -> None:
+    text = "servre: {}\n" + KEYS + POOL.replace("ctx: 2048", "ctx: 0\n    preload: 1")
+
+    assert [(key, line) for key, _, _, line in reject(text)] == [
+        ("servre", 1),
+        ("pools[0].ctx", 9),
+        ("pools[0].preload", 10),
+    ]
+
+
+def test_compat_mode_ignores_unknown_keys_with_a_warning_each() -> None:
+    text = (
+        "server: { config_mode: compat, prot: 1 }\nfuture: { deep: { deeper: 1 } }\n"
+        + KEYS
+        + POOL
+        + "    launch: { cuont: 2 }\n"
+    )
+
+    loaded = accept(text)
+
+    assert loaded.config.pools[0].launch is not None
+    assert loaded.config.pools[0].launch.count == 1
+    ignored = [warning for warning in loaded.warnings if "compat" in warning]
+    assert [warning.split(": ")[1].split(" = ")[0] for warning in ignored] == [
+        "server.prot",
+        "future",
+        "pools[0].launch.cuont",
+    ]
+    assert any("did you mean `port`?" in warning for warning in ignored)
+
+
+def test_compat_mode_still_refuses_wrong_values() -> None:
+    text = "server: { config_mode: compat }\n" + KEYS + POOL.replace("ctx: 2048", "ctx: 0")
+
+    assert [key for key, *_ in reject(text)] == ["pools[0].ctx"]
+
+
+def test_a_key_that_stands_twice_is_refused_with_both_lines() -> None:
+    ((key, _, rule, line),) = reject(KEYS + POOL.replace("ctx: 2048", "ctx: 2048\n    ctx: 4096"))
+
+    assert (key, line) == ("pools[0].ctx", 9)
+    assert "line 8" in rule
+
+
+@pytest.mark.parametrize(
+    ("scalar", "value"),
+    [
+        ("off", "off"),
+        ("yes", "yes"),
+        ("12:30", "12:30"),
+        ("2026-01-01", "2026-01-01"),
+        ("010", 10),
+        ("0x1f", 31),
+        ("1e3", 1000.0),
+        ("-3", -3),
+        ("~", None),
+        ("", None),
+        ("True", True),
+        ("false", False),
+        ('"1"', "1"),
+    ],
+)
+def test_scalars_mean_what_yaml_1_2_says(scalar: str, value: Any) -> None:
+    data = parse_document(f"a: {scalar}\n", "t").data
+
+    assert data == {"a": value}
+    assert type(data["a"]) is type(value)
+
+
+@pytest.mark.parametrize(
+    ("text", "rule"),
+    [
+        ("", "the file is empty"),
+        ("# only a comment\n", "the file is empty"),
+        ("- a\n", "must be a mapping"),
+        ("a: [1\n", "not valid YAML"),
+        ("a: 1\n--- \nb: 2\n", "not valid YAML"),
+        ("a: !!python/object:os.system x\n", "not valid YAML"),
+        ("a: &x [*x]\n", "contain itself"),
+        ("1: a\n", "plain text"),
+    ],
+)
+def test_what_is_no_configuration_document_is_refused(text: str, rule: str) -> None:
+    ((_, _, found, _),) = reject(text)
+
+    assert rule in found
+
+
+def test_journal_sync_off_is_the_word_and_not_false() -> None:
+    assert accept("journal: { sync: off }\n" + KEYS + POOL).config.journal.sync == "off"
+
+
+SECRET = "hunter2-and-more"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        KEYS.replace("key_env: ACME_KEY", f"key: {SECRET}") + POOL,
+        KEYS.replace("key_env: ACME_KEY", f"key_env: {SECRET}") + POOL,
+        KEYS.replace("key_env: ACME_KEY", f"key_hmac: {SECRET}") + POOL,
+        KEYS.replace("key_env: ACME_KEY", f"key_hmac: [{SECRET}]") + POOL,
+        f"auth: {{ keys: [ {SECRET} ] }}\n" + POOL,
+        f"auth: {{ enabled: true, secret: {SECRET} }}\n" + POOL,
+        KEYS + POOL + f"    launch: {{ env: {{ TOKEN: [{SECRET}] }} }}\n",
+        KEYS + POOL + f"    launch: {{ args: [--api-key, {{ a: {SECRET} }}] }}\n",
+        KEYS + POOL.replace("127.0.0.1:9001", f"user:{SECRET}@127.0.0.1:9001/ x"),
+        f"cluster: {{ url: http://u:{SECRET}@h }}\n" + KEYS + POOL,
+        KEYS.replace("key_env: ACME_KEY }", f'key_hmac: "{SECRET}') + POOL,
+        KEYS.replace("key_env: ACME_KEY", f"key_hmac: *{SECRET}") + POOL,
+    ],
+)
+def test_no_message_shows_a_secret(text: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        accept(text)
+
+    assert SECRET not in str(caught.value)
+    assert "hunter2" not in repr(caught.value.problems)
+
+
+def test_a_key_variable_that_is_not_set_is_refused_by_name() -> None:
+    ((key, value, rule, line),) = reject(KEYS + POOL, environ={})
+
+    assert (key, value, line) == ("auth.keys[0].key_env", '"ACME_KEY"', 3)
+    assert "not set" in rule
+
+
+@pytest.mark.parametrize("fields", ["", "key_env: A, key_hmac: " + "a" * 40])
+def test_a_key_needs_exactly_one_source(fields: str) -> None:
+    text = f"auth:\n  keys:\n    - {{ id: d, tenant: t, roles: [data], {fields} }}\n" + POOL
+
+    ((key, _, rule, _),) = reject(text)
+
+    assert (key, rule) == ("auth.keys[0]", "needs exactly one of key_env / key_hmac")
+
+
+@pytest.mark.req("OC-CLI-8003")
+@pytest.mark.parametrize(
+    ("text", "part"),
+    [
+        ("platform: { cpu_carve_out: true }\n" + KEYS + POOL, "platform.cpu_carve_out"),
+        ("journal: { sync: normal }\n" + KEYS + POOL, "journal.sync"),
+        ("sessions: { budgets: { tokens: 1000 } }\n" + KEYS + POOL, "sessions.budgets.tokens"),
+        ("auth: { enabled: false }\n" + POOL, "auth.enabled"),
+        (KEYS, "POOL_UNAVAILABLE"),
+        (KEYS + POOL + "    timeouts: { wall_ms: 10, idle_ms: 20 }\n", "timeouts.idle_ms"),
+        (KEYS + POOL + "    launch: { count: 2 }\n", "ORCH-1101"),
+        (
+            KEYS + POOL + "    queue: { capacity: 3 }\n"
+            "    admission: { priorities: [ { name: batch, queue_capacity: 4 } ] }\n",
+            "queue.capacity",
+        ),
+        (
+            KEYS + POOL + "    admission: { fairness: { tenants: [ { id: nobody } ] } }\n",
+            "no key in auth.keys belongs to this tenant",
+        ),
+    ],
+)
+def test_what_may_surprise_is_a_warning_and_no_refusal(text: str, part: str) -> None:
+    warnings = accept(text).warnings
+
+    assert len(warnings) == 1
+    assert part in warnings[0]
+
+
+def test_two_launching_pools_on_one_device_are_warned_of() -> None:
+    pool = POOL + "    devices: [0]\n    launch: { count: 1 }\n"
+    text = KEYS + pool + pool.removeprefix("pools:\n").replace("p0", "p1").replace("9001", "9002")
+
+    (warning,) = accept(text).warnings
+
+    assert "pools[1].devices[0]" in warning
+    assert "pool p0" in warning
+
+
+@pytest.mark.req("OC-CLI-8003", "ORCH-3075")
+def test_effective_quotas_fill_in_what_was_left_out() -> None:
+    text = (
+        KEYS
+        + POOL
+        + "    queue: { capacity: 100 }\n"
+        + "    admission:\n"
+        + "      priorities: [ { name: batch, queue_capacity: 30, rate_limit_rps: 5 } ]\n"
+        + "      fairness: { tenants: [ { id: globex, weight: 3, max_concurrent: 8, rps: 50 } ] }\n"
+    )
+
+    priorities, tenants = effective_quotas(accept(text).config)
+
+    assert [(q.priority, q.weight, q.queue_capacity, q.rate_limit_rps) for q in priorities] == [
+        ("interactive", 8, 100, None),
+        ("batch", 1, 30, 5),
+    ]
+    assert [round(q.share_ratio, 4) for q in priorities] == [0.8889, 0.1111]
+    assert [(q.tenant, q.share_ratio, q.max_concurrent, q.rps) for q in tenants] == [
+        ("acme", 0.25, None, None),
+        ("globex", 0.75, 8, 50),
+    ]
+
+
+def test_a_file_that_cannot_be_read_is_a_problem_and_no_traceback(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="No such file"):
+        load_config(tmp_path / "none.yaml", environ={})
+
+
+def test_a_file_that_is_not_utf8_is_a_problem_with_its_line(tmp_path: Path) -> None:
+    path = tmp_path / "c.yaml"
+    path.write_bytes(b"a: 1\nb: \xff\n")
+
+    with pytest.raises(ConfigError) as caught:
+        load_config(path, environ={})
+
+    assert caught.value.problems[0].line == 2
