@@ -8,6 +8,7 @@ ORCH-3045)
 from __future__ import annotations
 
 import difflib
+import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -18,6 +19,8 @@ from .problems import Path, Problem, key_of, shown
 
 # contracts: a configuration without `sampler_profiles` has exactly this one.
 _DEFAULT_SAMPLER_PROFILE = "v1"
+# orchestratord.api.keys writes it so; a key that can never match is a mistake to tell at the start.
+_KEY_HMAC = re.compile(r"v1:(?:[0-9a-f]{2})+:[0-9a-f]{64}\Z")
 
 
 @dataclass(slots=True)
@@ -111,6 +114,9 @@ def _check_keys(data: dict[str, Any], environ: Mapping[str, str], findings: _Fin
             if not environ.get(variable):
                 rule = "this environment variable is not set; it must hold the key"
                 findings.reject((*path, "key_env"), variable, rule)
+        elif not _KEY_HMAC.match(key["key_hmac"]):
+            rule = "is not what `llama-orch keys hash` prints (v1:SALT:MAC, hexadecimal)"
+            findings.reject((*path, "key_hmac"), key["key_hmac"], rule)
     _check_unique(named, findings)
 
 

@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from orchestratord.api.keys import hash_key
 from orchestratord.configuration import (
     ConfigError,
     LoadedConfig,
@@ -16,6 +18,7 @@ from orchestratord.configuration.document import parse_document
 
 pytestmark = pytest.mark.req("ORCH-3030", "OC-CONFIG-6001")
 
+EXAMPLES = sorted((Path(__file__).resolve().parents[3] / "contracts/examples").glob("*.yaml"))
 POOL = """\
 pools:
   - id: p0
@@ -341,6 +344,31 @@ def test_effective_quotas_fill_in_what_was_left_out() -> None:
         ("acme", 0.25, None, None),
         ("globex", 0.75, 8, 50),
     ]
+
+
+@pytest.mark.req("ORCH-3035")
+def test_a_hashed_key_is_accepted_as_it_was_printed_and_not_otherwise() -> None:
+    printed = hash_key(b"sesame-open")
+    text = KEYS.replace("key_env: ACME_KEY", f'key_hmac: "{printed}"') + POOL
+
+    assert accept(text, environ={}).config.auth.keys[0].key_hmac == printed
+    ((key, value, rule, _),) = reject(text.replace("v1:", "v2:"), environ={})
+    assert (key, value) == ("auth.keys[0].key_hmac", "(hidden)")
+    assert "keys hash" in rule
+
+
+@pytest.mark.req("OC-CONFIG-6002")
+@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
+def test_every_example_is_a_valid_configuration(path: Path) -> None:
+    variables = re.findall(r"key_env: (\w+)", path.read_text("utf-8"))
+
+    loaded = load_config(path, environ=dict.fromkeys(variables, "k"))
+
+    assert loaded.config.pools
+
+
+def test_there_are_examples_to_check() -> None:
+    assert len(EXAMPLES) >= 3
 
 
 def test_a_file_that_cannot_be_read_is_a_problem_and_no_traceback(tmp_path: Path) -> None:
