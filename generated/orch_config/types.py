@@ -12,15 +12,15 @@ class Server(msgspec.Struct, kw_only=True, frozen=True):
     """Where the service listens and keeps its state."""
 
     # Address to listen on.
-    host: Annotated[str, Meta(min_length=1, max_length=255)] = '127.0.0.1'
+    host: Annotated[str, Meta(min_length=1, max_length=255)] = "127.0.0.1"
     # Port of both planes; 0 picks a free one.
     port: Annotated[int, Meta(ge=0, le=65535)] = 8080
     # A port of its own for the control plane; null serves both planes on `port`; 0 picks a free one.
     control_port: Annotated[int, Meta(ge=0, le=65535)] | None = None
     # Folder of the journal and of what the service launches; relative to the working directory.
-    state_dir: Annotated[str, Meta(min_length=1, max_length=4096)] = '.llama-orch'
+    state_dir: Annotated[str, Meta(min_length=1, max_length=4096)] = ".llama-orch"
     # What an unknown key is: an error (strict) or a warning (compat).
-    config_mode: Literal['strict', 'compat'] = 'strict'
+    config_mode: Literal["strict", "compat"] = "strict"
     # Largest request body; a larger one gets 413.
     max_body_bytes: Annotated[int, Meta(ge=1024, le=67108864)] = 4194304
     # Whether /metrics answers without a key.
@@ -40,15 +40,25 @@ class ApiKey(msgspec.Struct, kw_only=True, frozen=True):
     """One API key: the key itself is in the environment, or only its keyed digest is here."""
 
     # Names the key in logs; not secret.
-    id: Annotated[str, Meta(min_length=1, max_length=64, pattern='^[A-Za-z0-9][A-Za-z0-9._-]*\\Z')]
+    id: Annotated[str, Meta(min_length=1, max_length=64, pattern="^[A-Za-z0-9][A-Za-z0-9._-]*\\Z")]
     # Whose tasks, sessions and artifacts the key reaches.
-    tenant: Annotated[str, Meta(min_length=1, max_length=64, pattern='^[A-Za-z0-9][A-Za-z0-9._-]*\\Z')]
+    tenant: Annotated[
+        str, Meta(min_length=1, max_length=64, pattern="^[A-Za-z0-9][A-Za-z0-9._-]*\\Z")
+    ]
     # data: tasks, sessions, artifacts. control: pools, catalog, configuration. metrics: /metrics.
-    roles: Annotated[tuple[Literal['data', 'control', 'metrics'], ...], Meta(min_length=1, max_length=3)]
+    roles: Annotated[
+        tuple[Literal["data", "control", "metrics"], ...], Meta(min_length=1, max_length=3)
+    ]
     # The environment variable that holds the key.
-    key_env: Annotated[str, Meta(min_length=1, max_length=128, pattern='^[A-Za-z_][A-Za-z0-9_]*\\Z')] | None = None
+    key_env: (
+        Annotated[str, Meta(min_length=1, max_length=128, pattern="^[A-Za-z_][A-Za-z0-9_]*\\Z")]
+        | None
+    ) = None
     # What `llama-orch keys hash` printed for the key.
-    key_hmac: Annotated[str, Meta(min_length=32, max_length=512, pattern='^[A-Za-z0-9$:+/=._-]+\\Z')] | None = None
+    key_hmac: (
+        Annotated[str, Meta(min_length=32, max_length=512, pattern="^[A-Za-z0-9$:+/=._-]+\\Z")]
+        | None
+    ) = None
 
 
 class Auth(msgspec.Struct, kw_only=True, frozen=True):
@@ -64,7 +74,7 @@ class Journal(msgspec.Struct, kw_only=True, frozen=True):
     """How durable a 202 is (ORCH-3203)."""
 
     # full: survives loss of power. normal: survives a crash of the service, not of the machine. off: survives nothing.
-    sync: Literal['full', 'normal', 'off'] = 'full'
+    sync: Literal["full", "normal", "off"] = "full"
 
 
 class Streams(msgspec.Struct, kw_only=True, frozen=True):
@@ -77,7 +87,7 @@ class Streams(msgspec.Struct, kw_only=True, frozen=True):
     # Distance of `metrics` events, in milliseconds.
     metrics_ms: Annotated[int, Meta(ge=50, le=3600000)] = 1000
     # What happens to a task whose last reader leaves.
-    on_disconnect: Literal['continue', 'cancel'] = 'continue'
+    on_disconnect: Literal["continue", "cancel"] = "continue"
 
 
 class SessionBudgets(msgspec.Struct, kw_only=True, frozen=True):
@@ -116,24 +126,32 @@ class SamplerProfile(msgspec.Struct, kw_only=True, frozen=True):
     # Above 1 discourages repetition; 1 is off.
     repeat_penalty: Annotated[float, Meta(ge=0.01, le=10)] = 1.0
     # Decoding ends before the first of these texts.
-    stop: Annotated[tuple[Annotated[str, Meta(min_length=1, max_length=256)], ...], Meta(max_length=16)] = ()
+    stop: Annotated[
+        tuple[Annotated[str, Meta(min_length=1, max_length=256)], ...], Meta(max_length=16)
+    ] = ()
 
 
 class TrustPolicy(msgspec.Struct, kw_only=True, frozen=True):
     """What a model must bring along (ORCH-3061, ORCH-3063)."""
 
     # strict refuses what cannot be verified; permissive serves it and says so.
-    mode: Literal['strict', 'permissive'] = 'strict'
+    mode: Literal["strict", "permissive"] = "strict"
     # Where models may come from; empty allows local files only.
-    allowed_registries: Annotated[tuple[Annotated[str, Meta(min_length=1, max_length=512)], ...], Meta(max_length=256)] = ()
+    allowed_registries: Annotated[
+        tuple[Annotated[str, Meta(min_length=1, max_length=512)], ...], Meta(max_length=256)
+    ] = ()
     # Where else the same files are.
-    mirrors: Annotated[tuple[Annotated[str, Meta(min_length=1, max_length=512)], ...], Meta(max_length=256)] = ()
+    mirrors: Annotated[
+        tuple[Annotated[str, Meta(min_length=1, max_length=512)], ...], Meta(max_length=256)
+    ] = ()
     # At least one verified signature.
     require_signature: bool = True
     # An SBOM whose digest is right.
     require_sbom: bool = True
     # Files with the certificates that are trusted to sign.
-    ca_roots: Annotated[tuple[Annotated[str, Meta(min_length=1, max_length=4096)], ...], Meta(max_length=256)] = ()
+    ca_roots: Annotated[
+        tuple[Annotated[str, Meta(min_length=1, max_length=4096)], ...], Meta(max_length=256)
+    ] = ()
 
 
 class ModelStore(msgspec.Struct, kw_only=True, frozen=True):
@@ -158,14 +176,19 @@ class Cluster(msgspec.Struct, kw_only=True, frozen=True):
     """Sharing state with other orchestrators (ORCH-3204)."""
 
     # The NATS servers, comma-separated; null is a deployment of one process.
-    url: Annotated[str, Meta(min_length=1, max_length=4096, pattern='^(nats|tls)://[^\\s]+\\Z')] | None = None
+    url: (
+        Annotated[str, Meta(min_length=1, max_length=4096, pattern="^(nats|tls)://[^\\s]+\\Z")]
+        | None
+    ) = None
 
 
 class Policy(msgspec.Struct, kw_only=True, frozen=True):
     """Policy plugins (ORCH-3048)."""
 
     # Paths of WASI modules, in the order in which they are asked.
-    plugins: Annotated[tuple[Annotated[str, Meta(min_length=1, max_length=4096)], ...], Meta(max_length=16)] = ()
+    plugins: Annotated[
+        tuple[Annotated[str, Meta(min_length=1, max_length=4096)], ...], Meta(max_length=16)
+    ] = ()
 
 
 class Queue(msgspec.Struct, kw_only=True, frozen=True):
@@ -174,14 +197,14 @@ class Queue(msgspec.Struct, kw_only=True, frozen=True):
     # Waiting tasks over all classes; running ones do not count.
     capacity: Annotated[int, Meta(ge=1, le=1000000)] = 256
     # What happens when it is full.
-    full_policy: Literal['reject', 'drop-lru', 'shed-low-priority'] = 'reject'
+    full_policy: Literal["reject", "drop-lru", "shed-low-priority"] = "reject"
 
 
 class PriorityClass(msgspec.Struct, kw_only=True, frozen=True):
     """One admission class (ORCH-3075)."""
 
     # The class.
-    name: Literal['interactive', 'batch']
+    name: Literal["interactive", "batch"]
     # Waiting tasks of this class.
     queue_capacity: Annotated[int, Meta(ge=1, le=1000000)] = 256
     # Tasks per second and client, with a burst of max(1, rate); null is unlimited.
@@ -194,7 +217,7 @@ class Tenant(msgspec.Struct, kw_only=True, frozen=True):
     """Weight and quotas of one tenant in this pool (ORCH-3036, ORCH-3077)."""
 
     # The tenant, as in auth.keys.
-    id: Annotated[str, Meta(min_length=1, max_length=64, pattern='^[A-Za-z0-9][A-Za-z0-9._-]*\\Z')]
+    id: Annotated[str, Meta(min_length=1, max_length=64, pattern="^[A-Za-z0-9][A-Za-z0-9._-]*\\Z")]
     # Its share against other tenants.
     weight: Annotated[int, Meta(ge=1, le=1000)] = 1
     # Running tasks; more wait. Null is unlimited.
@@ -207,7 +230,7 @@ class Fairness(msgspec.Struct, kw_only=True, frozen=True):
     """How tenants share the pool."""
 
     # Weighted fair queueing over tenants and classes.
-    kind: Literal['wfq'] = 'wfq'
+    kind: Literal["wfq"] = "wfq"
     # Tenants with a weight or quota of their own; all others have weight 1 and no quota.
     tenants: Annotated[tuple[Tenant, ...], Meta(max_length=4096)] = ()
 
@@ -216,7 +239,10 @@ class Admission(msgspec.Struct, kw_only=True, frozen=True):
     """Classes and fairness."""
 
     # Classes with settings of their own; a class that is not listed keeps its defaults.
-    priorities: Annotated[tuple[PriorityClass, ...], Meta(max_length=2)] = (PriorityClass(name='interactive', weight=8), PriorityClass(name='batch', weight=1))
+    priorities: Annotated[tuple[PriorityClass, ...], Meta(max_length=2)] = (
+        PriorityClass(name="interactive", weight=8),
+        PriorityClass(name="batch", weight=1),
+    )
     # How tenants share the pool.
     fairness: Fairness = msgspec.field(default_factory=lambda: Fairness())
 
@@ -225,18 +251,20 @@ class HardPreemption(msgspec.Struct, kw_only=True, frozen=True):
     """When running work may be interrupted (ORCH-3086)."""
 
     # What the adapter must prove.
-    engine_capability: Literal['interruptible_decode'] = 'interruptible_decode'
+    engine_capability: Literal["interruptible_decode"] = "interruptible_decode"
     # Upper bound per pool.
     max_preemptions_per_min: Annotated[int, Meta(ge=0, le=100000)] = 6
     # Classes that are never interrupted.
-    protect_priorities: Annotated[tuple[Literal['interactive', 'batch'], ...], Meta(max_length=2)] = ('interactive',)
+    protect_priorities: Annotated[
+        tuple[Literal["interactive", "batch"], ...], Meta(max_length=2)
+    ] = ("interactive",)
 
 
 class Preemption(msgspec.Struct, kw_only=True, frozen=True):
     """Who goes when something urgent comes (ORCH-3085)."""
 
     # off; soft removes waiting tasks only; hard may interrupt running ones as well.
-    mode: Literal['off', 'soft', 'hard'] = 'soft'
+    mode: Literal["off", "soft", "hard"] = "soft"
     # When running work may be interrupted (ORCH-3086).
     hard_requirements: HardPreemption = msgspec.field(default_factory=lambda: HardPreemption())
 
@@ -254,13 +282,15 @@ class Replica(msgspec.Struct, kw_only=True, frozen=True):
     """An engine that someone else runs."""
 
     # Its name within the pool.
-    id: Annotated[str, Meta(min_length=1, max_length=63, pattern='^[A-Za-z0-9][A-Za-z0-9._-]*\\Z')]
+    id: Annotated[str, Meta(min_length=1, max_length=63, pattern="^[A-Za-z0-9][A-Za-z0-9._-]*\\Z")]
     # Where its native API is.
-    url: Annotated[str, Meta(min_length=1, max_length=2048, pattern='^https?://[^\\s/]+[^\\s]*\\Z')]
+    url: Annotated[str, Meta(min_length=1, max_length=2048, pattern="^https?://[^\\s/]+[^\\s]*\\Z")]
     # Its model, where the engine cannot tell.
     model_digest: Annotated[str, Meta(min_length=1, max_length=128)] | None = None
     # Node, zone and the like, for anti-affinity and rollouts.
-    labels: Annotated[dict[str, Annotated[str, Meta(max_length=255)]], Meta(max_length=32)] = msgspec.field(default_factory=lambda: {})
+    labels: Annotated[dict[str, Annotated[str, Meta(max_length=255)]], Meta(max_length=32)] = (
+        msgspec.field(default_factory=lambda: {})
+    )
 
 
 class Launch(msgspec.Struct, kw_only=True, frozen=True):
@@ -269,30 +299,47 @@ class Launch(msgspec.Struct, kw_only=True, frozen=True):
     # Processes; each is a replica.
     count: Annotated[int, Meta(ge=1, le=1024)] = 1
     # Program and arguments; `{model}`, `{host}`, `{port}` and `{ctx}` are filled in. Null is the engine adapter's own.
-    command: Annotated[tuple[Annotated[str, Meta(max_length=4096)], ...], Meta(min_length=1, max_length=256)] | None = None
+    command: (
+        Annotated[
+            tuple[Annotated[str, Meta(max_length=4096)], ...], Meta(min_length=1, max_length=256)
+        ]
+        | None
+    ) = None
     # Arguments added to the command.
     args: Annotated[tuple[Annotated[str, Meta(max_length=4096)], ...], Meta(max_length=256)] = ()
     # Environment variables added for the process.
-    env: Annotated[dict[str, Annotated[str, Meta(max_length=32768)]], Meta(max_length=256)] = msgspec.field(default_factory=lambda: {})
+    env: Annotated[dict[str, Annotated[str, Meta(max_length=32768)]], Meta(max_length=256)] = (
+        msgspec.field(default_factory=lambda: {})
+    )
 
 
 class Pool(msgspec.Struct, kw_only=True, frozen=True):
     """One engine, one model, one device mask, one queue. Its replicas are worker processes."""
 
     # Names the pool in addresses, logs and metrics.
-    id: Annotated[str, Meta(min_length=1, max_length=63, pattern='^[A-Za-z0-9][A-Za-z0-9._-]*\\Z')]
+    id: Annotated[str, Meta(min_length=1, max_length=63, pattern="^[A-Za-z0-9][A-Za-z0-9._-]*\\Z")]
     # What decodes.
-    engine: Literal['llamacpp', 'vllm', 'tgi', 'triton']
+    engine: Literal["llamacpp", "vllm", "tgi", "triton"]
     # sha256:…, repo:…, file:PATH, a catalog name, or builtin:smollm2 (a small real model from a package).
     model: Annotated[str, Meta(min_length=1, max_length=512)]
     # The model's quantisation; part of the replica set's identity.
-    quant: Annotated[str, Meta(max_length=64)] = ''
+    quant: Annotated[str, Meta(max_length=64)] = ""
     # Tokens of context per task.
     ctx: Annotated[int, Meta(ge=1, le=2147483647)]
     # The device mask: GPU index, UUID or MIG UUID. Work never leaves it (ORCH-3011).
-    devices: Annotated[tuple[Annotated[int, Meta(ge=0, le=1023)] | Annotated[str, Meta(min_length=1, max_length=128)], ...], Meta(max_length=64)] = ()
+    devices: Annotated[
+        tuple[
+            Annotated[int, Meta(ge=0, le=1023)]
+            | Annotated[str, Meta(min_length=1, max_length=128)],
+            ...,
+        ],
+        Meta(max_length=64),
+    ] = ()
     # One ratio per device; null splits over homogeneous devices only (ORCH-3012).
-    tensor_split: Annotated[tuple[Annotated[float, Meta(gt=0)], ...], Meta(min_length=1, max_length=64)] | None = None
+    tensor_split: (
+        Annotated[tuple[Annotated[float, Meta(gt=0)], ...], Meta(min_length=1, max_length=64)]
+        | None
+    ) = None
     # Load the model when the service starts (ORCH-3002).
     preload: bool = True
     # Replicas of another engine version stay out of the set (ORCH-3046).
@@ -300,7 +347,7 @@ class Pool(msgspec.Struct, kw_only=True, frozen=True):
     # The engine gives the same bytes from a warm prefix as from a cold one, so that strict tasks may reuse it.
     deterministic_prefix_cache: bool = False
     # The profile, a key of sampler_profiles.
-    sampler_profile_version: Annotated[str, Meta(min_length=1, max_length=64)] = 'v1'
+    sampler_profile_version: Annotated[str, Meta(min_length=1, max_length=64)] = "v1"
     # The pool's bounded queue (ORCH-3004, ORCH-3005).
     queue: Queue = msgspec.field(default_factory=lambda: Queue())
     # Classes and fairness.
@@ -331,7 +378,9 @@ class Config(msgspec.Struct, kw_only=True, frozen=True):
     # How long a session lives (ORCH-3021).
     sessions: Sessions = msgspec.field(default_factory=lambda: Sessions())
     # Named sets of sampling settings; the name is part of a task's determinism key (ORCH-3045).
-    sampler_profiles: Annotated[dict[str, SamplerProfile], Meta(min_length=1, max_length=256)] = msgspec.field(default_factory=lambda: {'v1': SamplerProfile()})
+    sampler_profiles: Annotated[dict[str, SamplerProfile], Meta(min_length=1, max_length=256)] = (
+        msgspec.field(default_factory=lambda: {"v1": SamplerProfile()})
+    )
     # Null: no catalog; pools serve the models that they name, as under `mode: permissive`.
     catalog: Catalog | None = None
     # Sharing state with other orchestrators (ORCH-3204).

@@ -82,7 +82,10 @@ POOL_HEALTH = Route(
     path="/v1/pools/{id}/health",
     request=None,
     success=200,
-    roles=("data", "control",),
+    roles=(
+        "data",
+        "control",
+    ),
     id_parameter="id",
 )
 LIST_REPLICASETS = Route(
@@ -91,7 +94,10 @@ LIST_REPLICASETS = Route(
     path="/v1/replicasets",
     request=None,
     success=200,
-    roles=("data", "control",),
+    roles=(
+        "data",
+        "control",
+    ),
     id_parameter=None,
 )
 GET_CAPABILITIES = Route(
@@ -100,7 +106,10 @@ GET_CAPABILITIES = Route(
     path="/v1/capabilities",
     request=None,
     success=200,
-    roles=("data", "control",),
+    roles=(
+        "data",
+        "control",
+    ),
     id_parameter=None,
 )
 CREATE_ARTIFACT = Route(

@@ -106,7 +106,12 @@ _WITH_ID: tuple[tuple[str, str, int, int, dict[str, Route], frozenset[str]], ...
         13,
         0,
         {"GET": GET_SESSION, "DELETE": DELETE_SESSION},
-        frozenset(("DELETE", "GET",)),
+        frozenset(
+            (
+                "DELETE",
+                "GET",
+            )
+        ),
     ),
 )
 

@@ -10,37 +10,50 @@ from orchqueue_v1.strict import Open, Strict
 Uuid: TypeAlias = Annotated[
     str,
     Meta(
-        description='A UUID in its 36-character form (RFC 9562). Letter case is not significant.',
+        description="A UUID in its 36-character form (RFC 9562). Letter case is not significant.",
         max_length=36,
         min_length=36,
-        pattern=r'^[0-9a-fA-F]{8}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{12}\Z',
+        pattern=r"^[0-9a-fA-F]{8}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{12}\Z",
     ),
 ]
 
 
 Engine: TypeAlias = Annotated[
-    Literal['llamacpp', 'vllm', 'tgi', 'triton'],
-    Meta(description='The closed list of engines.'),
+    Literal["llamacpp", "vllm", "tgi", "triton"],
+    Meta(description="The closed list of engines."),
 ]
 
 
 Workload: TypeAlias = Annotated[
-    Literal['completion', 'embedding', 'rerank'],
-    Meta(description='What is asked of the model.'),
+    Literal["completion", "embedding", "rerank"],
+    Meta(description="What is asked of the model."),
 ]
 
 
 Priority: TypeAlias = Annotated[
-    Literal['interactive', 'batch'],
+    Literal["interactive", "batch"],
     Meta(
-        description='The admission class; interactive goes before batch by weight, and neither starves.'
+        description="The admission class; interactive goes before batch by weight, and neither starves."
     ),
 ]
 
 
 ErrorCode: TypeAlias = Annotated[
-    Literal['ADMISSION_REJECT', 'QUEUE_FULL_DROP_LRU', 'INVALID_PARAMS', 'POOL_UNREADY', 'POOL_UNAVAILABLE', 'REPLICA_EXHAUSTED', 'DECODE_TIMEOUT', 'WORKER_RESET', 'INTERNAL', 'DEADLINE_UNMET', 'MODEL_DEPRECATED', 'UNTRUSTED_ARTIFACT'],
-    Meta(description='Stable error codes; new ones come with a new API version only.'),
+    Literal[
+        "ADMISSION_REJECT",
+        "QUEUE_FULL_DROP_LRU",
+        "INVALID_PARAMS",
+        "POOL_UNREADY",
+        "POOL_UNAVAILABLE",
+        "REPLICA_EXHAUSTED",
+        "DECODE_TIMEOUT",
+        "WORKER_RESET",
+        "INTERNAL",
+        "DEADLINE_UNMET",
+        "MODEL_DEPRECATED",
+        "UNTRUSTED_ARTIFACT",
+    ],
+    Meta(description="Stable error codes; new ones come with a new API version only."),
 ]
 
 
@@ -49,10 +62,8 @@ class Message(Strict):
     One message of a conversation.
     """
 
-    role: Annotated[
-        Literal['system', 'user', 'assistant'], Meta(description='Who speaks.')
-    ]
-    content: Annotated[str, Meta(description='What is said.', max_length=67108864)]
+    role: Annotated[Literal["system", "user", "assistant"], Meta(description="Who speaks.")]
+    content: Annotated[str, Meta(description="What is said.", max_length=67108864)]
 
 
 StopItem: TypeAlias = Annotated[str, Meta(max_length=256, min_length=1)]
@@ -66,22 +77,18 @@ class SamplingParams(Strict):
     temperature: (
         Annotated[
             float,
-            Meta(description='0 always takes the likeliest token.', ge=0.0, le=2.0),
+            Meta(description="0 always takes the likeliest token.", ge=0.0, le=2.0),
         ]
         | UnsetType
     ) = UNSET
     top_p: (
-        Annotated[
-            float, Meta(description='Nucleus sampling; 1 is off.', ge=0.0, le=1.0)
-        ]
+        Annotated[float, Meta(description="Nucleus sampling; 1 is off.", ge=0.0, le=1.0)]
         | UnsetType
     ) = UNSET
     top_k: (
         Annotated[
             int,
-            Meta(
-                description='Keep the k likeliest tokens; 0 is off.', ge=0, le=1000000
-            ),
+            Meta(description="Keep the k likeliest tokens; 0 is off.", ge=0, le=1000000),
         ]
         | UnsetType
     ) = UNSET
@@ -89,7 +96,7 @@ class SamplingParams(Strict):
         Annotated[
             float,
             Meta(
-                description='Drop tokens below this share of the likeliest; 0 is off.',
+                description="Drop tokens below this share of the likeliest; 0 is off.",
                 ge=0.0,
                 le=1.0,
             ),
@@ -100,7 +107,7 @@ class SamplingParams(Strict):
         Annotated[
             float,
             Meta(
-                description='Above 1 discourages repetition; 1 is off.',
+                description="Above 1 discourages repetition; 1 is off.",
                 ge=0.01,
                 le=10.0,
             ),
@@ -111,7 +118,7 @@ class SamplingParams(Strict):
         Annotated[
             list[StopItem],
             Meta(
-                description='Decoding ends before the first of these texts.',
+                description="Decoding ends before the first of these texts.",
                 max_length=16,
             ),
         ]
@@ -130,13 +137,13 @@ class TaskRequest(Strict):
     task_id: Annotated[
         Uuid,
         Meta(
-            description='Chosen by the client and unique per tenant; makes a repeated submission harmless.'
+            description="Chosen by the client and unique per tenant; makes a repeated submission harmless."
         ),
     ]
     session_id: Annotated[
         Uuid,
         Meta(
-            description='Tasks of one session share KV and budgets; an unknown id begins a session.'
+            description="Tasks of one session share KV and budgets; an unknown id begins a session."
         ),
     ]
     workload: Workload
@@ -152,7 +159,7 @@ class TaskRequest(Strict):
     ctx: Annotated[
         int,
         Meta(
-            description='Tokens of context that the task needs, prompt and answer together.',
+            description="Tokens of context that the task needs, prompt and answer together.",
             ge=1,
             le=2147483647,
         ),
@@ -160,12 +167,12 @@ class TaskRequest(Strict):
     priority: Priority
     max_tokens: Annotated[
         int,
-        Meta(description='At most this many tokens are decoded.', ge=1, le=2147483647),
+        Meta(description="At most this many tokens are decoded.", ge=1, le=2147483647),
     ]
     deadline_ms: Annotated[
         int,
         Meta(
-            description='Milliseconds from admission to the last token, at most seven days.',
+            description="Milliseconds from admission to the last token, at most seven days.",
             ge=1,
             le=604800000,
         ),
@@ -174,7 +181,7 @@ class TaskRequest(Strict):
         Annotated[
             int,
             Meta(
-                description='Makes sampling reproducible; derived from the task id when absent.',
+                description="Makes sampling reproducible; derived from the task id when absent.",
                 ge=0,
                 le=9223372036854775807,
             ),
@@ -183,11 +190,13 @@ class TaskRequest(Strict):
     ) = UNSET
     determinism: (
         Annotated[
-            Literal['strict', 'best_effort'],
-            Meta(description='strict gives the same bytes for the same input within a replica set, also over a failover; best_effort may reuse a warm prefix and is restarted only while nothing was sent.'),
+            Literal["strict", "best_effort"],
+            Meta(
+                description="strict gives the same bytes for the same input within a replica set, also over a failover; best_effort may reuse a warm prefix and is restarted only while nothing was sent."
+            ),
         ]
         | UnsetType
-    ) = 'strict'
+    ) = "strict"
     sampler_profile_version: (
         Annotated[
             str,
@@ -203,7 +212,7 @@ class TaskRequest(Strict):
         Annotated[
             str,
             Meta(
-                description='Given to the engine as it is (completion), or the query (rerank).',
+                description="Given to the engine as it is (completion), or the query (rerank).",
                 max_length=67108864,
                 min_length=1,
             ),
@@ -214,7 +223,7 @@ class TaskRequest(Strict):
         Annotated[
             list[Input],
             Meta(
-                description='Texts to embed, or documents to rank.',
+                description="Texts to embed, or documents to rank.",
                 max_length=4096,
                 min_length=1,
             ),
@@ -225,7 +234,7 @@ class TaskRequest(Strict):
         Annotated[
             list[Message],
             Meta(
-                description='A conversation instead of a prompt.',
+                description="A conversation instead of a prompt.",
                 max_length=4096,
                 min_length=1,
             ),
@@ -237,7 +246,7 @@ class TaskRequest(Strict):
         Annotated[
             int,
             Meta(
-                description='What the client expects to be decoded; fairness and the predicted start count this instead of max_tokens.',
+                description="What the client expects to be decoded; fairness and the predicted start count this instead of max_tokens.",
                 ge=0,
                 le=2147483647,
             ),
@@ -246,7 +255,7 @@ class TaskRequest(Strict):
     ) = UNSET
     kv_hint: (
         Annotated[
-            Literal['reuse', 'cold'],
+            Literal["reuse", "cold"],
             Meta(
                 description="Whether reuse of the session's KV is wanted; a strict task is decoded cold unless its pool proves otherwise."
             ),
@@ -263,16 +272,16 @@ class AdmissionResponse(Open):
     task_id: Uuid
     queue_position: Annotated[
         int,
-        Meta(description='Tasks that go first; 0 is next, or decoding already.', ge=0),
+        Meta(description="Tasks that go first; 0 is next, or decoding already.", ge=0),
     ]
     predicted_start_ms: Annotated[
         int,
-        Meta(description='Milliseconds until decoding is predicted to begin.', ge=0),
+        Meta(description="Milliseconds until decoding is predicted to begin.", ge=0),
     ]
     backoff_ms: Annotated[
         int,
         Meta(
-            description='How long to wait before the next submission; 0 when there is room.',
+            description="How long to wait before the next submission; 0 when there is room.",
             ge=0,
         ),
     ]
@@ -284,22 +293,17 @@ class ErrorEnvelope(Open):
     """
 
     code: ErrorCode
-    message: Annotated[
-        str, Meta(description='For people; names the field where one is at fault.')
-    ]
+    message: Annotated[str, Meta(description="For people; names the field where one is at fault.")]
     engine: Engine | UnsetType = UNSET
-    pool_id: (
-        Annotated[str, Meta(description='The pool that was involved.')] | UnsetType
-    ) = UNSET
+    pool_id: Annotated[str, Meta(description="The pool that was involved.")] | UnsetType = UNSET
     retriable: (
-        Annotated[bool, Meta(description='Whether the same request may succeed later.')]
-        | UnsetType
+        Annotated[bool, Meta(description="Whether the same request may succeed later.")] | UnsetType
     ) = UNSET
     retry_after_ms: (
         Annotated[
             int,
             Meta(
-                description='Milliseconds until another try makes sense; present where it is retriable.',
+                description="Milliseconds until another try makes sense; present where it is retriable.",
                 ge=0,
             ),
         ]
@@ -309,8 +313,8 @@ class ErrorEnvelope(Open):
         Annotated[
             str,
             Meta(
-                description='The policy that decided: reject, drop-lru or shed-low-priority at a full queue, otherwise rate-limit, quota, budget or another name of the same kind.',
-                pattern=r'^[a-z][a-z0-9-]*\Z',
+                description="The policy that decided: reject, drop-lru or shed-low-priority at a full queue, otherwise rate-limit, quota, budget or another name of the same kind.",
+                pattern=r"^[a-z][a-z0-9-]*\Z",
             ),
         ]
         | UnsetType
@@ -325,30 +329,26 @@ class SessionInfo(Open):
     ttl_ms_remaining: (
         Annotated[
             int,
-            Meta(description='Milliseconds until the session ends by itself.', ge=0),
+            Meta(description="Milliseconds until the session ends by itself.", ge=0),
         ]
         | UnsetType
     ) = UNSET
-    turns: (
-        Annotated[int, Meta(description='Tasks admitted so far.', ge=0)] | UnsetType
-    ) = UNSET
+    turns: Annotated[int, Meta(description="Tasks admitted so far.", ge=0)] | UnsetType = UNSET
     kv_bytes: (
-        Annotated[int, Meta(description="Memory that the session's KV takes.", ge=0)]
-        | UnsetType
+        Annotated[int, Meta(description="Memory that the session's KV takes.", ge=0)] | UnsetType
     ) = UNSET
     kv_warmth: (
-        Annotated[bool, Meta(description='Whether the next task can reuse KV.')]
-        | UnsetType
+        Annotated[bool, Meta(description="Whether the next task can reuse KV.")] | UnsetType
     ) = UNSET
-    tokens_budget_remaining: (
-        Annotated[int, Meta(description='Tokens left.', ge=0)] | UnsetType
-    ) = UNSET
+    tokens_budget_remaining: Annotated[int, Meta(description="Tokens left.", ge=0)] | UnsetType = (
+        UNSET
+    )
     time_budget_remaining_ms: (
-        Annotated[int, Meta(description='Decode milliseconds left.', ge=0)] | UnsetType
+        Annotated[int, Meta(description="Decode milliseconds left.", ge=0)] | UnsetType
     ) = UNSET
-    cost_budget_remaining: (
-        Annotated[float, Meta(description='Cost left.', ge=0.0)] | UnsetType
-    ) = UNSET
+    cost_budget_remaining: Annotated[float, Meta(description="Cost left.", ge=0.0)] | UnsetType = (
+        UNSET
+    )
 
 
 class StreamEvent(Open):
@@ -359,16 +359,16 @@ class StreamEvent(Open):
     """
 
     event: Annotated[
-        Literal['started', 'token', 'metrics', 'end', 'error'],
-        Meta(description='The kind of event.'),
+        Literal["started", "token", "metrics", "end", "error"],
+        Meta(description="The kind of event."),
     ]
-    data: Annotated[str, Meta(description='JSON, without a line break.')]
+    data: Annotated[str, Meta(description="JSON, without a line break.")]
     id: (
         Annotated[
             str,
             Meta(
-                description='The place in the stream: started 1, token i i+2, end and error tokens_out+2; absent on metrics.',
-                pattern=r'^[1-9][0-9]{0,18}\Z',
+                description="The place in the stream: started 1, token i i+2, end and error tokens_out+2; absent on metrics.",
+                pattern=r"^[1-9][0-9]{0,18}\Z",
             ),
         ]
         | UnsetType
@@ -380,10 +380,8 @@ class StreamStarted(Open):
     Decoding begins; repeats the numbers of the 202.
     """
 
-    queue_position: Annotated[int, Meta(description='As promised at admission.', ge=0)]
-    predicted_start_ms: Annotated[
-        int, Meta(description='As promised at admission.', ge=0)
-    ]
+    queue_position: Annotated[int, Meta(description="As promised at admission.", ge=0)]
+    predicted_start_ms: Annotated[int, Meta(description="As promised at admission.", ge=0)]
 
 
 class StreamToken(Open):
@@ -391,8 +389,8 @@ class StreamToken(Open):
     One token; a Unicode character is never cut in two.
     """
 
-    t: Annotated[str, Meta(description='The text of the token.', min_length=1)]
-    i: Annotated[int, Meta(description='Its place, counted from 0.', ge=0)]
+    t: Annotated[str, Meta(description="The text of the token.", min_length=1)]
+    i: Annotated[int, Meta(description="Its place, counted from 0.", ge=0)]
 
 
 class StreamMetrics(Open):
@@ -401,62 +399,45 @@ class StreamMetrics(Open):
     """
 
     on_time_probability: (
-        Annotated[float, Meta(description='That the deadline is met.', ge=0.0, le=1.0)]
-        | UnsetType
+        Annotated[float, Meta(description="That the deadline is met.", ge=0.0, le=1.0)] | UnsetType
     ) = UNSET
     queue_depth: (
-        Annotated[int, Meta(description='Tasks that wait in the pool.', ge=0)]
-        | UnsetType
+        Annotated[int, Meta(description="Tasks that wait in the pool.", ge=0)] | UnsetType
     ) = UNSET
     kv_warmth: (
         Annotated[
             bool,
-            Meta(description='Whether a prefix was reused; false after a failover.'),
+            Meta(description="Whether a prefix was reused; false after a failover."),
         ]
         | UnsetType
     ) = UNSET
     kv_migrated: (
-        Annotated[
-            bool, Meta(description='Always false; KV never moves between workers.')
-        ]
+        Annotated[bool, Meta(description="Always false; KV never moves between workers.")]
         | UnsetType
     ) = UNSET
     failovers: (
-        Annotated[
-            int, Meta(description='How often the task changed its replica.', ge=0)
-        ]
+        Annotated[int, Meta(description="How often the task changed its replica.", ge=0)]
         | UnsetType
     ) = UNSET
     preempted: (
         Annotated[
             bool,
-            Meta(description='Whether the task is interrupted for a more urgent one.'),
+            Meta(description="Whether the task is interrupted for a more urgent one."),
         ]
         | UnsetType
     ) = UNSET
-    tokens_out: (
-        Annotated[int, Meta(description='Tokens sent so far.', ge=0)] | UnsetType
-    ) = UNSET
-    engine_version: (
-        Annotated[str, Meta(description='The engine that decodes.')] | UnsetType
-    ) = UNSET
-    model_digest: (
-        Annotated[str, Meta(description='The model that decodes.')] | UnsetType
-    ) = UNSET
-    replica_id: (
-        Annotated[str, Meta(description='The replica that decodes.')] | UnsetType
-    ) = UNSET
+    tokens_out: Annotated[int, Meta(description="Tokens sent so far.", ge=0)] | UnsetType = UNSET
+    engine_version: Annotated[str, Meta(description="The engine that decodes.")] | UnsetType = UNSET
+    model_digest: Annotated[str, Meta(description="The model that decodes.")] | UnsetType = UNSET
+    replica_id: Annotated[str, Meta(description="The replica that decodes.")] | UnsetType = UNSET
     tokens_budget_remaining: (
-        Annotated[int, Meta(description='Tokens left to the session.', ge=0)]
-        | UnsetType
+        Annotated[int, Meta(description="Tokens left to the session.", ge=0)] | UnsetType
     ) = UNSET
     time_budget_remaining_ms: (
-        Annotated[int, Meta(description='Decode time left to the session.', ge=0)]
-        | UnsetType
+        Annotated[int, Meta(description="Decode time left to the session.", ge=0)] | UnsetType
     ) = UNSET
     cost_budget_remaining: (
-        Annotated[float, Meta(description='Cost left to the session.', ge=0.0)]
-        | UnsetType
+        Annotated[float, Meta(description="Cost left to the session.", ge=0.0)] | UnsetType
     ) = UNSET
 
 
@@ -466,15 +447,11 @@ class TaskResult(Open):
     """
 
     embeddings: (
-        Annotated[
-            list[list[float]], Meta(description='One vector for each input, in order.')
-        ]
+        Annotated[list[list[float]], Meta(description="One vector for each input, in order.")]
         | UnsetType
     ) = UNSET
     scores: (
-        Annotated[
-            list[float], Meta(description='One score for each document, in order.')
-        ]
+        Annotated[list[float], Meta(description="One score for each document, in order.")]
         | UnsetType
     ) = UNSET
 
@@ -484,13 +461,10 @@ class StreamEnd(Open):
     The task is done, or was cancelled.
     """
 
-    tokens_out: Annotated[int, Meta(description='Tokens that were sent.', ge=0)]
-    decode_ms: Annotated[
-        int, Meta(description='From the start of decoding to its end.', ge=0)
-    ]
+    tokens_out: Annotated[int, Meta(description="Tokens that were sent.", ge=0)]
+    decode_ms: Annotated[int, Meta(description="From the start of decoding to its end.", ge=0)]
     canceled: (
-        Annotated[bool, Meta(description='True when a cancel ended the task.')]
-        | UnsetType
+        Annotated[bool, Meta(description="True when a cancel ended the task.")] | UnsetType
     ) = UNSET
     result: TaskResult | UnsetType = UNSET
 
@@ -501,32 +475,26 @@ class StreamError(Open):
     """
 
     code: ErrorCode
-    message: Annotated[str, Meta(description='For people.')]
+    message: Annotated[str, Meta(description="For people.")]
     engine: Engine
-    pool_id: (
-        Annotated[str, Meta(description='The pool that was involved.')] | UnsetType
-    ) = UNSET
+    pool_id: Annotated[str, Meta(description="The pool that was involved.")] | UnsetType = UNSET
     retriable: (
         Annotated[
             bool,
-            Meta(
-                description='Whether the same request under a new task id may succeed later.'
-            ),
+            Meta(description="Whether the same request under a new task id may succeed later."),
         ]
         | UnsetType
     ) = UNSET
     retry_after_ms: (
-        Annotated[
-            int, Meta(description='Milliseconds until another try makes sense.', ge=0)
-        ]
+        Annotated[int, Meta(description="Milliseconds until another try makes sense.", ge=0)]
         | UnsetType
     ) = UNSET
     policy_label: (
         Annotated[
             str,
             Meta(
-                description='The policy that decided, where one did.',
-                pattern=r'^[a-z][a-z0-9-]*\Z',
+                description="The policy that decided, where one did.",
+                pattern=r"^[a-z][a-z0-9-]*\Z",
             ),
         ]
         | UnsetType

@@ -8,12 +8,15 @@ What lies under `generated/` and comes from no generator is stale: removed by `w
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from orch_tools import (
     codegen_client,
     codegen_config,
+    codegen_metrics,
     codegen_routes,
     codegen_types,
     compliance,
@@ -26,6 +29,7 @@ GENERATORS: tuple[Generator, ...] = (
     codegen_types.generate,
     codegen_routes.generate,
     codegen_config.generate,
+    codegen_metrics.generate,
     codegen_client.generate_clients,
     requirements.generate,
     compliance.generate,
@@ -39,17 +43,30 @@ class CodegenError(Exception):
     """A contract cannot be turned into code; the message names the file and the reason."""
 
 
+def formatted(path: str, source: bytes) -> bytes:
+    """Python source in the project's format, so that generators need not care about line breaks.
+
+    Raises `CodegenError` for source that does not parse.
+    """
+    command = [sys.executable, "-m", "ruff", "format", "--isolated", "--line-length", "100", "-"]
+    result = subprocess.run(command, input=source, capture_output=True, check=False)
+    if result.returncode:
+        raise CodegenError(f"{path}: {result.stderr.decode().strip()}")
+    return result.stdout
+
+
 def collect(root: Path, generators: Iterable[Generator] = GENERATORS) -> dict[str, bytes]:
     """All generated files as path relative to `root` -> content, sorted by path.
 
-    Raises `CodegenError` when two generators claim the same path.
+    Raises `CodegenError` when two generators claim the same path, or one writes broken Python.
     """
     files: dict[str, bytes] = {}
     for generate in generators:
         for path, content in generate(root).items():
             if path in files:
                 raise CodegenError(f"{path} comes from two generators")
-            files[path] = content.encode() if isinstance(content, str) else content
+            encoded = content.encode() if isinstance(content, str) else content
+            files[path] = formatted(path, encoded) if path.endswith(".py") else encoded
     return dict(sorted(files.items()))
 
 

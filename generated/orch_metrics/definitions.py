@@ -1,0 +1,1139 @@
+"""Metrics of the contract, typed. Generated from contracts/metrics.yaml; do not edit.
+
+Bind a child once (`metrics.queue_depth.labels(...)`) and keep it; looking it up costs more than
+counting. A label value beyond its budget, or outside a closed list, is counted under `other`.
+"""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass
+
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    disable_created_metrics,
+)
+
+OTHER = "other"
+
+
+# How many values a label may have per metric.
+LABEL_BUDGETS: dict[str, int] = {
+    "engine": 4,
+    "engine_version": 64,
+    "pool_id": 256,
+    "replica_id": 1024,
+    "priority": 8,
+    "reason": 16,
+    "tenant": 256,
+    "result": 4,
+    "state": 8,
+    "mode": 4,
+    "model_id": 1024,
+    "device": 64,
+    "policy": 8,
+    "outcome": 8,
+    "code": 16,
+    "operation": 32,
+    "status": 32,
+    "version": 4,
+}
+# Labels whose values are all known.
+CLOSED_LABELS: dict[str, frozenset[str]] = {
+    "engine": frozenset(("llamacpp", "vllm", "tgi", "triton")),
+    "priority": frozenset(("interactive", "batch")),
+    "mode": frozenset(("soft", "hard")),
+    "code": frozenset(
+        (
+            "ADMISSION_REJECT",
+            "QUEUE_FULL_DROP_LRU",
+            "INVALID_PARAMS",
+            "POOL_UNREADY",
+            "POOL_UNAVAILABLE",
+            "REPLICA_EXHAUSTED",
+            "DECODE_TIMEOUT",
+            "WORKER_RESET",
+            "INTERNAL",
+            "DEADLINE_UNMET",
+            "MODEL_DEPRECATED",
+            "UNTRUSTED_ARTIFACT",
+        )
+    ),
+}
+BUCKETS: dict[str, tuple[float, ...]] = {
+    "latency_ms": (
+        1.0,
+        2.0,
+        5.0,
+        10.0,
+        20.0,
+        50.0,
+        100.0,
+        200.0,
+        350.0,
+        500.0,
+        700.0,
+        900.0,
+        1200.0,
+        1800.0,
+        2500.0,
+        5000.0,
+        10000.0,
+        30000.0,
+        60000.0,
+        300000.0,
+    ),
+    "commit_ms": (0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0, 250.0, 1000.0, 5000.0),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Definition:
+    """One metric as the contract has it."""
+
+    name: str
+    type: str
+    unit: str
+    labels: tuple[str, ...]
+    help: str
+    req: tuple[str, ...]
+
+
+class LabelBudget:
+    """The label values that one metric has taken so far, and the one place that bounds them."""
+
+    def __init__(self, names: tuple[str, ...]) -> None:
+        self._labels = [
+            (CLOSED_LABELS.get(name), LABEL_BUDGETS[name], set[str]()) for name in names
+        ]
+        self._lock = threading.Lock()
+
+    def fit(self, *values: str) -> tuple[str, ...]:
+        """The values to use, each as given or `other`; in the order of the metric's labels."""
+        return tuple(map(self._fit_one, self._labels, values))
+
+    def _fit_one(self, label: tuple[frozenset[str] | None, int, set[str]], value: str) -> str:
+        closed, budget, seen = label
+        if closed is not None:
+            return value if value in closed else OTHER
+        if value in seen:
+            return value
+        with self._lock:
+            # One of the budgeted values is `other` itself.
+            if len(seen) >= budget - 1:
+                return OTHER
+            seen.add(value)
+            return value
+
+
+class TasksEnqueuedTotal:
+    """Tasks that entered a queue. replica_id is empty where no replica is chosen yet."""
+
+    def __init__(self, metric: Counter) -> None:
+        self._metric = metric
+        self._budget = LabelBudget(
+            ("engine", "engine_version", "pool_id", "replica_id", "priority")
+        )
+
+    def labels(
+        self, *, engine: str, engine_version: str, pool_id: str, replica_id: str, priority: str
+    ) -> Counter:
+        """The child to count in; bind it once."""
+        return self._metric.labels(
+            *self._budget.fit(engine, engine_version, pool_id, replica_id, priority)
+        )
+
+
+class TasksStartedTotal:
+    """Decodes that began; a task that changed its replica counts again."""
+
+    def __init__(self, metric: Counter) -> None:
+        self._metric = metric
+        self._budget = LabelBudget(
+            ("engine", "engine_version", "pool_id", "replica_id", "priority")
+        )
+
+    def labels(
+        self, *, engine: str, engine_version: str, pool_id: str, replica_id: str, priority: str
+    ) -> Counter:
+        """The child to count in; bind it once."""
+        return self._metric.labels(
+            *self._budget.fit(engine, engine_version, pool_id, replica_id, priority)
+        )
+
+
+class TasksCanceledTotal:
+    """Tasks that a cancel ended, waiting or running."""
+
+    def __init__(self, metric: Counter) -> None:
+        self._metric = metric
+        self._budget = LabelBudget(("engine", "engine_version", "pool_id", "replica_id", "reason"))
+
+    def labels(
+        self, *, engine: str, engine_version: str, pool_id: str, replica_id: str, reason: str
+    ) -> Counter:
+        """The child to count in; bind it once."""
+        return self._metric.labels(
+            *self._budget.fit(engine, engine_version, pool_id, replica_id, reason)
+        )
+
+
+class TasksRejectedTotal:
+    """Tasks refused at admission, or dropped or shed from a queue, by reason."""
+
+    def __init__(self, metric: Counter) -> None:
+        self._metric = metric
+        self._budget = LabelBudget(("engine", "reason"))
+
+    def labels(self, *, engine: str, reason: str) -> Counter:
+        """The child to count in; bind it once."""
+        return self._metric.labels(*self._budget.fit(engine, reason))
+
+
+class QueueDepth:
+    """Tasks that wait."""
+
+    def __init__(self, metric: Gauge) -> None:
+        self._metric = metric
+        self._budget = LabelBudget(("engine", "engine_version", "pool_id", "priority"))
+
+    def labels(self, *, engine: str, engine_version: str, pool_id: str, priority: str) -> Gauge:
+        """The child to count in; bind it once."""
+        return self._metric.labels(*self._budget.fit(engine, engine_version, pool_id, priority))
+
+
+class KvCacheUsageRatio:
+    """Share of the KV cache in use, 0 to 1."""
+
+    def __init__(self, metric: Gauge) -> None:
+        self._metric = metric
+        self._budget = LabelBudget(("engine", "engine_version", "pool_id", "replica_id"))
+
+    def labels(self, *, engine: str, engine_version: str, pool_id: str, replica_id: str) -> Gauge:
+        """The child to count in; bind it once."""
+        return self._metric.labels(*self._budget.fit(engine, engine_version, pool_id, replica_id))
+
+
+class GpuUtilization:
+    """Share of time in which the GPU worked, 0 to 100."""
+
+    def __init__(self, metric: Gauge) -> None:
+        self._metric = metric
+        self._budget = LabelBudget(("engine", "engine_version", "pool_id", "replica_id", "device"))
+
+    def labels(
+        self, *, engine: str, engine_version: str, pool_id: str, replica_id: str, device: str
+    ) -> Gauge:
+        """The child to count in; bind it once."""
+        return self._metric.labels(
+            *self._budget.fit(engine, engine_version, pool_id, replica_id, device)
+        )
+
+
+class VramUsedBytes:
+    """GPU memory in use."""
+
+    def __init__(self, metric: Gauge) -> None:
+        self._metric = metric
+        self._budget = LabelBudget(("engine", "engine_version", "pool_id", "replica_id", "device"))
+
+    def labels(
+        self, *, engine: str, engine_version: str, pool_id: str, replica_id: str, device: str
+    ) -> Gauge:
+        """The child to count in; bind it once."""
+        return self._metric.labels(
+            *self._budget.fit(engine, engine_version, pool_id, replica_id, device)
+        )
+
+
+class LatencyFirstTokenMs:
+    """From admission to the first token."""
+
+    def __init__(self, metric: Histogram) -> None:
+        self._metric = metric
+        self._budget = LabelBudget(("engine", "engine_version", "pool_id", "priority"))
+
+    def labels(self, *, engine: str, engine_version: str, pool_id: str, priority: str) -> Histogram:
+        """The child to count in; bind it once."""
+        return self._metric.labels(*self._budget.fit(engine, engine_version, pool_id, priority))
+
+
+class LatencyDecodeMs:
+    """From the start of decoding to its end."""
+
+    def __init__(self, metric: Histogram) -> None:
+        self._metric = metric
+        self._budget = LabelBudget(("engine", "engine_version", "pool_id", "priority"))
+
+    def labels(self, *, engine: str, engine_version: str, pool_id: str, priority: str) -> Histogram:
+        """The child to count in; bind it once."""
+        return self._metric.labels(*self._budget.fit(engine, engine_version, pool_id, priority))
+
+
+class TokensInTotal:
+    """Prompt tokens of finished decodes."""
+
+    def __init__(self, metric: Counter) -> None:
+        self._metric = metric
+        self._budget = LabelBudget(("engine", "engine_version", "pool_id", "replica_id"))
+
+    def labels(self, *, engine: str, engine_version: str, pool_id: str, replica_id: str) -> Counter:
+        """The child to count in; bind it once."""
+        return self._metric.labels(*self._budget.fit(engine, engine_version, pool_id, replica_id))
+
+
+class TokensOutTotal:
+    """Tokens decoded and sent."""
+
+    def __init__(self, metric: Counter) -> None:
+        self._metric = metric
+        self._budget = LabelBudget(("engine", "engine_version", "pool_id", "replica_id"))
+
+    def labels(self, *, engine: str, engine_version: str, pool_id: str, replica_id: str) -> Counter:
+        """The child to count in; bind it once."""
+        return self._metric.labels(*self._budget.fit(engine, engine_version, pool_id, replica_id))
+
+
+class AdmissionBackpressureEventsTotal:
+    """Answers with 429, by the policy that decided."""
+
+    def __init__(self, metric: Counter) -> None:
+        self._metric = metric
+        self._budget = LabelBudget(("engine", "policy"))
+
+    def labels(self, *, engine: str, policy: str) -> Counter:
+        """The child to count in; bind it once."""
+        return self._metric.labels(*self._budget.fit(engine, policy))
+
+
+class CatalogVerificationsTotal:
+    """Verifications of models."""
+
+    def __init__(self, metric: Counter) -> None:
+        self._metric = metric
+        self._budget = LabelBudget(("result", "reason", "engine"))
+
+    def labels(self, *, result: str, reason: str, engine: str) -> Counter:
+        """The child to count in; bind it once."""
+        return self._metric.labels(*self._budget.fit(result, reason, engine))
+
+
+class ModelState:
+    """1 for the state that the model is in, 0 for the others."""
+
+    def __init__(self, metric: Gauge) -> None:
+        self._metric = metric
+        self._budget = LabelBudget(("model_id", "state"))
+
+    def labels(self, *, model_id: str, state: str) -> Gauge:
+        """The child to count in; bind it once."""
+        return self._metric.labels(*self._budget.fit(model_id, state))
+
+
+class AdmissionShare:
+    """Share of the decoded cost lately, as an EWMA, 0 to 1."""
+
+    def __init__(self, metric: Gauge) -> None:
+        self._metric = metric
+        self._budget = LabelBudget(("tenant", "priority"))
+
+    def labels(self, *, tenant: str, priority: str) -> Gauge:
+        """The child to count in; bind it once."""
+        return self._metric.labels(*self._budget.fit(tenant, priority))
+
+
+class DeadlinesMetRatio:
+    """Share of finished tasks that met their deadline, 0 to 1."""
+
+    def __init__(self, metric: Gauge) -> None:
+        self._metric = metric
+        self._budget = LabelBudget(("priority",))
+
+    def labels(self, *, priority: str) -> Gauge:
+        """The child to count in; bind it once."""
+        return self._metric.labels(*self._budget.fit(priority))
+
+
+class PreemptionsTotal:
+    """Waiting tasks removed (soft) or running ones interrupted (hard) for more urgent ones."""
+
+    def __init__(self, metric: Counter) -> None:
+        self._metric = metric
+        self._budget = LabelBudget(("mode", "engine"))
+
+    def labels(self, *, mode: str, engine: str) -> Counter:
+        """The child to count in; bind it once."""
+        return self._metric.labels(*self._budget.fit(mode, engine))
+
+
+class ResumptionsTotal:
+    """Interrupted tasks that run again."""
+
+    def __init__(self, metric: Counter) -> None:
+        self._metric = metric
+        self._budget = LabelBudget(("engine",))
+
+    def labels(self, *, engine: str) -> Counter:
+        """The child to count in; bind it once."""
+        return self._metric.labels(*self._budget.fit(engine))
+
+
+class TasksRunning:
+    """Tasks that decode."""
+
+    def __init__(self, metric: Gauge) -> None:
+        self._metric = metric
+        self._budget = LabelBudget(("engine", "pool_id", "priority"))
+
+    def labels(self, *, engine: str, pool_id: str, priority: str) -> Gauge:
+        """The child to count in; bind it once."""
+        return self._metric.labels(*self._budget.fit(engine, pool_id, priority))
+
+
+class TasksFinishedTotal:
+    """Tasks that reached their terminal event: completed, canceled, dropped, expired or failed."""
+
+    def __init__(self, metric: Counter) -> None:
+        self._metric = metric
+        self._budget = LabelBudget(("engine", "pool_id", "priority", "outcome"))
+
+    def labels(self, *, engine: str, pool_id: str, priority: str, outcome: str) -> Counter:
+        """The child to count in; bind it once."""
+        return self._metric.labels(*self._budget.fit(engine, pool_id, priority, outcome))
+
+
+class LatencyQueueMs:
+    """From admission to the start of decoding."""
+
+    def __init__(self, metric: Histogram) -> None:
+        self._metric = metric
+        self._budget = LabelBudget(("engine", "engine_version", "pool_id", "priority"))
+
+    def labels(self, *, engine: str, engine_version: str, pool_id: str, priority: str) -> Histogram:
+        """The child to count in; bind it once."""
+        return self._metric.labels(*self._budget.fit(engine, engine_version, pool_id, priority))
+
+
+class FailoversTotal:
+    """Workers lost under a running task: resumed, mismatch, exhausted or lost."""
+
+    def __init__(self, metric: Counter) -> None:
+        self._metric = metric
+        self._budget = LabelBudget(("engine", "pool_id", "outcome"))
+
+    def labels(self, *, engine: str, pool_id: str, outcome: str) -> Counter:
+        """The child to count in; bind it once."""
+        return self._metric.labels(*self._budget.fit(engine, pool_id, outcome))
+
+
+class Slots:
+    """Tasks that a replica can decode at once, as its engine says."""
+
+    def __init__(self, metric: Gauge) -> None:
+        self._metric = metric
+        self._budget = LabelBudget(("engine", "pool_id", "replica_id"))
+
+    def labels(self, *, engine: str, pool_id: str, replica_id: str) -> Gauge:
+        """The child to count in; bind it once."""
+        return self._metric.labels(*self._budget.fit(engine, pool_id, replica_id))
+
+
+class SlotsBusy:
+    """Slots with a task of ours."""
+
+    def __init__(self, metric: Gauge) -> None:
+        self._metric = metric
+        self._budget = LabelBudget(("engine", "pool_id", "replica_id"))
+
+    def labels(self, *, engine: str, pool_id: str, replica_id: str) -> Gauge:
+        """The child to count in; bind it once."""
+        return self._metric.labels(*self._budget.fit(engine, pool_id, replica_id))
+
+
+class ReplicaReady:
+    """1 while the replica takes work."""
+
+    def __init__(self, metric: Gauge) -> None:
+        self._metric = metric
+        self._budget = LabelBudget(("engine", "engine_version", "pool_id", "replica_id"))
+
+    def labels(self, *, engine: str, engine_version: str, pool_id: str, replica_id: str) -> Gauge:
+        """The child to count in; bind it once."""
+        return self._metric.labels(*self._budget.fit(engine, engine_version, pool_id, replica_id))
+
+
+class ReplicaState:
+    """1 for the state that the replica is in, 0 for the others."""
+
+    def __init__(self, metric: Gauge) -> None:
+        self._metric = metric
+        self._budget = LabelBudget(("engine", "pool_id", "replica_id", "state"))
+
+    def labels(self, *, engine: str, pool_id: str, replica_id: str, state: str) -> Gauge:
+        """The child to count in; bind it once."""
+        return self._metric.labels(*self._budget.fit(engine, pool_id, replica_id, state))
+
+
+class ReplicaRestartsTotal:
+    """Starts of a worker process after its first."""
+
+    def __init__(self, metric: Counter) -> None:
+        self._metric = metric
+        self._budget = LabelBudget(("engine", "pool_id", "replica_id"))
+
+    def labels(self, *, engine: str, pool_id: str, replica_id: str) -> Counter:
+        """The child to count in; bind it once."""
+        return self._metric.labels(*self._budget.fit(engine, pool_id, replica_id))
+
+
+class PreloadOutcomesTotal:
+    """Preloads by how they ended: ready, failed or timeout."""
+
+    def __init__(self, metric: Counter) -> None:
+        self._metric = metric
+        self._budget = LabelBudget(("engine", "pool_id", "outcome"))
+
+    def labels(self, *, engine: str, pool_id: str, outcome: str) -> Counter:
+        """The child to count in; bind it once."""
+        return self._metric.labels(*self._budget.fit(engine, pool_id, outcome))
+
+
+class HttpRequestsTotal:
+    """Answers by operation of the contract and status; other paths count as operation "none"."""
+
+    def __init__(self, metric: Counter) -> None:
+        self._metric = metric
+        self._budget = LabelBudget(("operation", "status"))
+
+    def labels(self, *, operation: str, status: str) -> Counter:
+        """The child to count in; bind it once."""
+        return self._metric.labels(*self._budget.fit(operation, status))
+
+
+class ErrorsTotal:
+    """Error envelopes and error events by code."""
+
+    def __init__(self, metric: Counter) -> None:
+        self._metric = metric
+        self._budget = LabelBudget(("code",))
+
+    def labels(self, *, code: str) -> Counter:
+        """The child to count in; bind it once."""
+        return self._metric.labels(*self._budget.fit(code))
+
+
+class BuildInfo:
+    """Always 1; the version is in the label."""
+
+    def __init__(self, metric: Gauge) -> None:
+        self._metric = metric
+        self._budget = LabelBudget(("version",))
+
+    def labels(self, *, version: str) -> Gauge:
+        """The child to count in; bind it once."""
+        return self._metric.labels(*self._budget.fit(version))
+
+
+class OrchMetrics:
+    """Every metric of the contract, registered in `registry`; one per process."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        # The contract knows no `_created` series; the library's switch is process-wide.
+        disable_created_metrics()  # type: ignore[no-untyped-call]
+        self.registry = registry
+        self.tasks_enqueued_total = TasksEnqueuedTotal(
+            Counter(
+                "tasks_enqueued_total",
+                "Tasks that entered a queue. replica_id is empty where no replica is chosen yet.",
+                ("engine", "engine_version", "pool_id", "replica_id", "priority"),
+                registry=registry,
+            )
+        )
+        self.tasks_started_total = TasksStartedTotal(
+            Counter(
+                "tasks_started_total",
+                "Decodes that began; a task that changed its replica counts again.",
+                ("engine", "engine_version", "pool_id", "replica_id", "priority"),
+                registry=registry,
+            )
+        )
+        self.tasks_canceled_total = TasksCanceledTotal(
+            Counter(
+                "tasks_canceled_total",
+                "Tasks that a cancel ended, waiting or running.",
+                ("engine", "engine_version", "pool_id", "replica_id", "reason"),
+                registry=registry,
+            )
+        )
+        self.tasks_rejected_total = TasksRejectedTotal(
+            Counter(
+                "tasks_rejected_total",
+                "Tasks refused at admission, or dropped or shed from a queue, by reason.",
+                ("engine", "reason"),
+                registry=registry,
+            )
+        )
+        self.queue_depth = QueueDepth(
+            Gauge(
+                "queue_depth",
+                "Tasks that wait.",
+                ("engine", "engine_version", "pool_id", "priority"),
+                registry=registry,
+            )
+        )
+        self.kv_cache_usage_ratio = KvCacheUsageRatio(
+            Gauge(
+                "kv_cache_usage_ratio",
+                "Share of the KV cache in use, 0 to 1.",
+                ("engine", "engine_version", "pool_id", "replica_id"),
+                registry=registry,
+            )
+        )
+        self.gpu_utilization = GpuUtilization(
+            Gauge(
+                "gpu_utilization",
+                "Share of time in which the GPU worked, 0 to 100.",
+                ("engine", "engine_version", "pool_id", "replica_id", "device"),
+                registry=registry,
+            )
+        )
+        self.vram_used_bytes = VramUsedBytes(
+            Gauge(
+                "vram_used_bytes",
+                "GPU memory in use.",
+                ("engine", "engine_version", "pool_id", "replica_id", "device"),
+                registry=registry,
+            )
+        )
+        self.latency_first_token_ms = LatencyFirstTokenMs(
+            Histogram(
+                "latency_first_token_ms",
+                "From admission to the first token.",
+                ("engine", "engine_version", "pool_id", "priority"),
+                registry=registry,
+                buckets=BUCKETS["latency_ms"],
+            )
+        )
+        self.latency_decode_ms = LatencyDecodeMs(
+            Histogram(
+                "latency_decode_ms",
+                "From the start of decoding to its end.",
+                ("engine", "engine_version", "pool_id", "priority"),
+                registry=registry,
+                buckets=BUCKETS["latency_ms"],
+            )
+        )
+        self.tokens_in_total = TokensInTotal(
+            Counter(
+                "tokens_in_total",
+                "Prompt tokens of finished decodes.",
+                ("engine", "engine_version", "pool_id", "replica_id"),
+                registry=registry,
+            )
+        )
+        self.tokens_out_total = TokensOutTotal(
+            Counter(
+                "tokens_out_total",
+                "Tokens decoded and sent.",
+                ("engine", "engine_version", "pool_id", "replica_id"),
+                registry=registry,
+            )
+        )
+        self.admission_backpressure_events_total = AdmissionBackpressureEventsTotal(
+            Counter(
+                "admission_backpressure_events_total",
+                "Answers with 429, by the policy that decided.",
+                ("engine", "policy"),
+                registry=registry,
+            )
+        )
+        self.catalog_verifications_total = CatalogVerificationsTotal(
+            Counter(
+                "catalog_verifications_total",
+                "Verifications of models.",
+                ("result", "reason", "engine"),
+                registry=registry,
+            )
+        )
+        self.model_state = ModelState(
+            Gauge(
+                "model_state",
+                "1 for the state that the model is in, 0 for the others.",
+                ("model_id", "state"),
+                registry=registry,
+            )
+        )
+        self.admission_share = AdmissionShare(
+            Gauge(
+                "admission_share",
+                "Share of the decoded cost lately, as an EWMA, 0 to 1.",
+                ("tenant", "priority"),
+                registry=registry,
+            )
+        )
+        self.deadlines_met_ratio = DeadlinesMetRatio(
+            Gauge(
+                "deadlines_met_ratio",
+                "Share of finished tasks that met their deadline, 0 to 1.",
+                ("priority",),
+                registry=registry,
+            )
+        )
+        self.preemptions_total = PreemptionsTotal(
+            Counter(
+                "preemptions_total",
+                "Waiting tasks removed (soft) or running ones interrupted (hard) for more urgent ones.",
+                ("mode", "engine"),
+                registry=registry,
+            )
+        )
+        self.resumptions_total = ResumptionsTotal(
+            Counter(
+                "resumptions_total",
+                "Interrupted tasks that run again.",
+                ("engine",),
+                registry=registry,
+            )
+        )
+        self.tasks_running = TasksRunning(
+            Gauge(
+                "tasks_running",
+                "Tasks that decode.",
+                ("engine", "pool_id", "priority"),
+                registry=registry,
+            )
+        )
+        self.tasks_finished_total = TasksFinishedTotal(
+            Counter(
+                "tasks_finished_total",
+                "Tasks that reached their terminal event: completed, canceled, dropped, expired or failed.",
+                ("engine", "pool_id", "priority", "outcome"),
+                registry=registry,
+            )
+        )
+        self.latency_queue_ms = LatencyQueueMs(
+            Histogram(
+                "latency_queue_ms",
+                "From admission to the start of decoding.",
+                ("engine", "engine_version", "pool_id", "priority"),
+                registry=registry,
+                buckets=BUCKETS["latency_ms"],
+            )
+        )
+        self.failovers_total = FailoversTotal(
+            Counter(
+                "failovers_total",
+                "Workers lost under a running task: resumed, mismatch, exhausted or lost.",
+                ("engine", "pool_id", "outcome"),
+                registry=registry,
+            )
+        )
+        self.stream_readers = Gauge("stream_readers", "Open event streams.", registry=registry)
+        self.log_bytes_retained = Gauge(
+            "log_bytes_retained", "Size of the event logs that can be read.", registry=registry
+        )
+        self.sessions_open = Gauge(
+            "sessions_open", "Sessions that have not ended.", registry=registry
+        )
+        self.slots = Slots(
+            Gauge(
+                "slots",
+                "Tasks that a replica can decode at once, as its engine says.",
+                ("engine", "pool_id", "replica_id"),
+                registry=registry,
+            )
+        )
+        self.slots_busy = SlotsBusy(
+            Gauge(
+                "slots_busy",
+                "Slots with a task of ours.",
+                ("engine", "pool_id", "replica_id"),
+                registry=registry,
+            )
+        )
+        self.replica_ready = ReplicaReady(
+            Gauge(
+                "replica_ready",
+                "1 while the replica takes work.",
+                ("engine", "engine_version", "pool_id", "replica_id"),
+                registry=registry,
+            )
+        )
+        self.replica_state = ReplicaState(
+            Gauge(
+                "replica_state",
+                "1 for the state that the replica is in, 0 for the others.",
+                ("engine", "pool_id", "replica_id", "state"),
+                registry=registry,
+            )
+        )
+        self.replica_restarts_total = ReplicaRestartsTotal(
+            Counter(
+                "replica_restarts_total",
+                "Starts of a worker process after its first.",
+                ("engine", "pool_id", "replica_id"),
+                registry=registry,
+            )
+        )
+        self.preload_outcomes_total = PreloadOutcomesTotal(
+            Counter(
+                "preload_outcomes_total",
+                "Preloads by how they ended: ready, failed or timeout.",
+                ("engine", "pool_id", "outcome"),
+                registry=registry,
+            )
+        )
+        self.host_ram_used_bytes = Gauge(
+            "host_ram_used_bytes", "Memory of the host in use.", registry=registry
+        )
+        self.cpu_carve_out = Gauge(
+            "cpu_carve_out",
+            "1 where workers may run without a GPU, which is for demos and CI only.",
+            registry=registry,
+        )
+        self.journal_commits_total = Counter(
+            "journal_commits_total", "Group commits of the journal.", registry=registry
+        )
+        self.journal_commit_ms = Histogram(
+            "journal_commit_ms",
+            "From the first append of a group to its being durable.",
+            registry=registry,
+            buckets=BUCKETS["commit_ms"],
+        )
+        self.journal_bytes = Gauge(
+            "journal_bytes", "Size of the journal on disk.", registry=registry
+        )
+        self.http_requests_total = HttpRequestsTotal(
+            Counter(
+                "http_requests_total",
+                'Answers by operation of the contract and status; other paths count as operation "none".',
+                ("operation", "status"),
+                registry=registry,
+            )
+        )
+        self.errors_total = ErrorsTotal(
+            Counter(
+                "errors_total",
+                "Error envelopes and error events by code.",
+                ("code",),
+                registry=registry,
+            )
+        )
+        self.build_info = BuildInfo(
+            Gauge(
+                "build_info",
+                "Always 1; the version is in the label.",
+                ("version",),
+                registry=registry,
+            )
+        )
+
+
+DEFINITIONS: tuple[Definition, ...] = (
+    Definition(
+        "tasks_enqueued_total",
+        "counter",
+        "tasks",
+        ("engine", "engine_version", "pool_id", "replica_id", "priority"),
+        "Tasks that entered a queue. replica_id is empty where no replica is chosen yet.",
+        ("ORCH-3028", "OC-CTRL-2051"),
+    ),
+    Definition(
+        "tasks_started_total",
+        "counter",
+        "tasks",
+        ("engine", "engine_version", "pool_id", "replica_id", "priority"),
+        "Decodes that began; a task that changed its replica counts again.",
+        ("ORCH-3028",),
+    ),
+    Definition(
+        "tasks_canceled_total",
+        "counter",
+        "tasks",
+        ("engine", "engine_version", "pool_id", "replica_id", "reason"),
+        "Tasks that a cancel ended, waiting or running.",
+        ("ORCH-3017", "ORCH-3028"),
+    ),
+    Definition(
+        "tasks_rejected_total",
+        "counter",
+        "tasks",
+        ("engine", "reason"),
+        "Tasks refused at admission, or dropped or shed from a queue, by reason.",
+        ("ORCH-3028", "OC-CORE-1041", "OC-CTRL-2051"),
+    ),
+    Definition(
+        "queue_depth",
+        "gauge",
+        "tasks",
+        ("engine", "engine_version", "pool_id", "priority"),
+        "Tasks that wait.",
+        ("ORCH-3028", "OC-CORE-1041", "OC-CTRL-2051"),
+    ),
+    Definition(
+        "kv_cache_usage_ratio",
+        "gauge",
+        "ratio",
+        ("engine", "engine_version", "pool_id", "replica_id"),
+        "Share of the KV cache in use, 0 to 1.",
+        ("ORCH-3022", "ORCH-3028"),
+    ),
+    Definition(
+        "gpu_utilization",
+        "gauge",
+        "percent",
+        ("engine", "engine_version", "pool_id", "replica_id", "device"),
+        "Share of time in which the GPU worked, 0 to 100.",
+        ("ORCH-3028",),
+    ),
+    Definition(
+        "vram_used_bytes",
+        "gauge",
+        "bytes",
+        ("engine", "engine_version", "pool_id", "replica_id", "device"),
+        "GPU memory in use.",
+        ("ORCH-3028", "OC-POOL-3030"),
+    ),
+    Definition(
+        "latency_first_token_ms",
+        "histogram",
+        "ms",
+        ("engine", "engine_version", "pool_id", "priority"),
+        "From admission to the first token.",
+        ("ORCH-3028", "ORCH-3041"),
+    ),
+    Definition(
+        "latency_decode_ms",
+        "histogram",
+        "ms",
+        ("engine", "engine_version", "pool_id", "priority"),
+        "From the start of decoding to its end.",
+        ("ORCH-3028", "ORCH-3041"),
+    ),
+    Definition(
+        "tokens_in_total",
+        "counter",
+        "tokens",
+        ("engine", "engine_version", "pool_id", "replica_id"),
+        "Prompt tokens of finished decodes.",
+        ("ORCH-3028",),
+    ),
+    Definition(
+        "tokens_out_total",
+        "counter",
+        "tokens",
+        ("engine", "engine_version", "pool_id", "replica_id"),
+        "Tokens decoded and sent.",
+        ("ORCH-3028", "OC-E2E-9002"),
+    ),
+    Definition(
+        "admission_backpressure_events_total",
+        "counter",
+        "events",
+        ("engine", "policy"),
+        "Answers with 429, by the policy that decided.",
+        ("ORCH-2007", "ORCH-3028"),
+    ),
+    Definition(
+        "catalog_verifications_total",
+        "counter",
+        "verifications",
+        ("result", "reason", "engine"),
+        "Verifications of models.",
+        ("ORCH-3064",),
+    ),
+    Definition(
+        "model_state",
+        "gauge",
+        "bool",
+        ("model_id", "state"),
+        "1 for the state that the model is in, 0 for the others.",
+        ("ORCH-3073",),
+    ),
+    Definition(
+        "admission_share",
+        "gauge",
+        "ratio",
+        ("tenant", "priority"),
+        "Share of the decoded cost lately, as an EWMA, 0 to 1.",
+        ("ORCH-3076",),
+    ),
+    Definition(
+        "deadlines_met_ratio",
+        "gauge",
+        "ratio",
+        ("priority",),
+        "Share of finished tasks that met their deadline, 0 to 1.",
+        ("ORCH-3081",),
+    ),
+    Definition(
+        "preemptions_total",
+        "counter",
+        "preemptions",
+        ("mode", "engine"),
+        "Waiting tasks removed (soft) or running ones interrupted (hard) for more urgent ones.",
+        ("ORCH-3087",),
+    ),
+    Definition(
+        "resumptions_total",
+        "counter",
+        "resumptions",
+        ("engine",),
+        "Interrupted tasks that run again.",
+        ("ORCH-3087",),
+    ),
+    Definition(
+        "tasks_running",
+        "gauge",
+        "tasks",
+        ("engine", "pool_id", "priority"),
+        "Tasks that decode.",
+        ("ORCH-3028",),
+    ),
+    Definition(
+        "tasks_finished_total",
+        "counter",
+        "tasks",
+        ("engine", "pool_id", "priority", "outcome"),
+        "Tasks that reached their terminal event: completed, canceled, dropped, expired or failed.",
+        ("ORCH-3028", "ORCH-3041"),
+    ),
+    Definition(
+        "latency_queue_ms",
+        "histogram",
+        "ms",
+        ("engine", "engine_version", "pool_id", "priority"),
+        "From admission to the start of decoding.",
+        ("ORCH-3028",),
+    ),
+    Definition(
+        "failovers_total",
+        "counter",
+        "failovers",
+        ("engine", "pool_id", "outcome"),
+        "Workers lost under a running task: resumed, mismatch, exhausted or lost.",
+        ("ORCH-3201",),
+    ),
+    Definition("stream_readers", "gauge", "connections", (), "Open event streams.", ("ORCH-3202",)),
+    Definition(
+        "log_bytes_retained",
+        "gauge",
+        "bytes",
+        (),
+        "Size of the event logs that can be read.",
+        ("ORCH-3202",),
+    ),
+    Definition(
+        "sessions_open", "gauge", "sessions", (), "Sessions that have not ended.", ("ORCH-3021",)
+    ),
+    Definition(
+        "slots",
+        "gauge",
+        "slots",
+        ("engine", "pool_id", "replica_id"),
+        "Tasks that a replica can decode at once, as its engine says.",
+        ("ORCH-3019",),
+    ),
+    Definition(
+        "slots_busy",
+        "gauge",
+        "slots",
+        ("engine", "pool_id", "replica_id"),
+        "Slots with a task of ours.",
+        ("ORCH-3019",),
+    ),
+    Definition(
+        "replica_ready",
+        "gauge",
+        "bool",
+        ("engine", "engine_version", "pool_id", "replica_id"),
+        "1 while the replica takes work.",
+        ("ORCH-3010", "ORCH-3032"),
+    ),
+    Definition(
+        "replica_state",
+        "gauge",
+        "bool",
+        ("engine", "pool_id", "replica_id", "state"),
+        "1 for the state that the replica is in, 0 for the others.",
+        ("OC-POOL-3003",),
+    ),
+    Definition(
+        "replica_restarts_total",
+        "counter",
+        "restarts",
+        ("engine", "pool_id", "replica_id"),
+        "Starts of a worker process after its first.",
+        ("OC-POOL-3011", "OC-POOL-3030"),
+    ),
+    Definition(
+        "preload_outcomes_total",
+        "counter",
+        "preloads",
+        ("engine", "pool_id", "outcome"),
+        "Preloads by how they ended: ready, failed or timeout.",
+        ("ORCH-3002", "ORCH-3028", "OC-POOL-3030"),
+    ),
+    Definition(
+        "host_ram_used_bytes",
+        "gauge",
+        "bytes",
+        (),
+        "Memory of the host in use.",
+        ("ORCH-3028", "OC-POOL-3030"),
+    ),
+    Definition(
+        "cpu_carve_out",
+        "gauge",
+        "bool",
+        (),
+        "1 where workers may run without a GPU, which is for demos and CI only.",
+        ("ORCH-1101",),
+    ),
+    Definition(
+        "journal_commits_total",
+        "counter",
+        "commits",
+        (),
+        "Group commits of the journal.",
+        ("ORCH-3203",),
+    ),
+    Definition(
+        "journal_commit_ms",
+        "histogram",
+        "ms",
+        (),
+        "From the first append of a group to its being durable.",
+        ("ORCH-3203",),
+    ),
+    Definition(
+        "journal_bytes", "gauge", "bytes", (), "Size of the journal on disk.", ("ORCH-3203",)
+    ),
+    Definition(
+        "http_requests_total",
+        "counter",
+        "requests",
+        ("operation", "status"),
+        'Answers by operation of the contract and status; other paths count as operation "none".',
+        ("OC-CTRL-2051",),
+    ),
+    Definition(
+        "errors_total",
+        "counter",
+        "errors",
+        ("code",),
+        "Error envelopes and error events by code.",
+        ("ORCH-2006", "OC-CTRL-2051"),
+    ),
+    Definition(
+        "build_info",
+        "gauge",
+        "info",
+        ("version",),
+        "Always 1; the version is in the label.",
+        ("ORCH-3044",),
+    ),
+)
