@@ -1,0 +1,62 @@
+"""Processes as /proc shows them: found by the marker in their environment, ended by pidfd.
+
+An engine's marker is a random value that only its own processes inherit, so a pid that was given
+to somebody else in the meantime is never mistaken for ours; between the check and the signal the
+pidfd holds on to the process. Requirements: OC-POOL-3010.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+
+from pool_managerd.launch_command import MARKER_VARIABLE
+
+_PROC = Path("/proc")
+
+
+def start_ticks(pid: int) -> int | None:
+    """When a process started, in clock ticks since boot; None where there is none."""
+    try:
+        stat = (_PROC / str(pid) / "stat").read_bytes()
+    except OSError:
+        return None
+    # The name, in parentheses, may hold blanks and parentheses; field 22 is 19 after the state.
+    return int(stat.rpartition(b")")[2].split()[19])
+
+
+def carriers_of(marker: str) -> Iterator[int]:
+    """Pids of the living processes whose environment has an engine marker that starts so."""
+    wanted = f"{MARKER_VARIABLE}={marker}".encode()
+    for entry in _PROC.iterdir():
+        if entry.name.isdigit() and _carries(int(entry.name), wanted):
+            yield int(entry.name)
+
+
+def kill_carriers(marker: str) -> list[int]:
+    """SIGKILL every process whose engine marker starts with `marker`; returns their pids."""
+    wanted = f"{MARKER_VARIABLE}={marker}".encode()
+    killed = []
+    for pid in carriers_of(marker):
+        if pid == os.getpid():
+            continue
+        with suppress(OSError):  # it ended by itself in between
+            descriptor = os.pidfd_open(pid)
+            try:
+                if _carries(pid, wanted):
+                    signal.pidfd_send_signal(descriptor, signal.SIGKILL)
+                    killed.append(pid)
+            finally:
+                os.close(descriptor)
+    return killed
+
+
+def _carries(pid: int, wanted: bytes) -> bool:
+    try:
+        environment = (_PROC / str(pid) / "environ").read_bytes()
+    except OSError:
+        return False  # gone, or somebody else's
+    return any(entry.startswith(wanted) for entry in environment.split(b"\0"))
