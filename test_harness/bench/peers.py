@@ -115,13 +115,6 @@ def service_config(engine_port: int, state_dir: Path) -> dict[str, Any]:
         },
         "journal": {"sync": "full"},
         "streams": {"retain_s": 60},
-        "catalog": {
-            "trust_policy": {
-                "mode": "permissive",
-                "require_signature": False,
-                "require_sbom": False,
-            }
-        },
         "pools": [
             {
                 "id": "bench",
