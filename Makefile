@@ -36,6 +36,7 @@ test: $(STAMP) ## run all tests; what they prove must equal requirements/evidenc
 	@$(BIN)/python -m orch_tools evidence --compare $(FRESH)
 
 evidence: $(STAMP) ## run all tests and write requirements/evidence.json and COMPLIANCE.md
+	@$(BIN)/python -m orch_tools regen
 	@$(PYTEST) --evidence-out requirements/evidence.json; outcome=$$?; \
 	  $(BIN)/python -m orch_tools regen && exit $$outcome
 
