@@ -24,6 +24,7 @@ ROOT = Path(__file__).resolve().parents[2]
 SERVICE = "llama-orch"
 ROUTER = "sglang-router"
 DIRECT = "direct"
+PROGRAM = Path(sys.executable).with_name(SERVICE)  # installed beside the interpreter
 
 TOOLS_VENV = ROOT / ".venv-bench"  # git-ignored; the router's requirements must not meet ours
 TOOLS = {ROUTER: "sglang-router==0.3.2", "py-spy": "py-spy==0.4.3"}
@@ -143,9 +144,8 @@ def start_service(work: Path) -> Target:
     state_dir = Path(tempfile.mkdtemp(prefix="state-", dir=work))
     config = state_dir.with_suffix(".yaml")
     config.write_text(yaml.safe_dump(service_config(engine.port, state_dir)))
-    program = Path(sys.executable).with_name(SERVICE)
     process = proc.Process(
-        [str(program), "serve", "--config", str(config), "--port", "0"],
+        [str(PROGRAM), "serve", "--config", str(config), "--port", "0"],
         work / "service.log",
         {KEY_VARIABLE: KEY},
     )

@@ -32,16 +32,18 @@ def self_times(collapsed: str) -> list[tuple[str, float]]:
     return [(frame, count / total) for frame, count in counts.most_common()]
 
 
-def inclusive_times(collapsed: str) -> list[tuple[str, float]]:
-    """Frames by share of time in them or in what they call; recursion counts once."""
+def python_times(collapsed: str) -> list[tuple[str, float]]:
+    """Python functions by share of time in them and in the native code they call (0 to 1).
+
+    Time with no Python frame at all (the event loop's own, interpreter start) is `(native)`.
+    """
     counts: Counter[str] = Counter()
-    total = 0
     for line in collapsed.splitlines():
         stack, _, count = line.rpartition(" ")
         if stack:
-            total += int(count)
-            for frame in set(stack.split(";")):
-                counts[frame] += int(count)
+            frames = (frame for frame in reversed(stack.split(";")) if ".py:" in frame)
+            counts[next(frames, "(native)")] += int(count)
+    total = sum(counts.values())
     return [(frame, count / total) for frame, count in counts.most_common()]
 
 

@@ -175,7 +175,7 @@ def relay_table(repetitions: Sequence[Relayed]) -> Table:
 
 def profile_table(phase: str, frames: Sequence[tuple[str, float]]) -> Table:
     """The most expensive frames of one profiled phase."""
-    table = _table(f"Profile: {phase}, self time of the service", "frame", "share")
+    table = _table(f"Profile of the service: {phase}", "frame", "share")
     for frame, share in frames:
         table.add_row(frame, f"{100 * share:.1f} %")
     return table

@@ -117,7 +117,10 @@ def profile(results: report.Results, options: argparse.Namespace, work: Path) ->
             for name, phase in phases.items():
                 output = WORK / f"profile-{name}.txt"
                 stacks = profiling.sampled(target.process.pid, output, phase)
-                results.profile[name] = profiling.self_times(stacks)[:PROFILE_FRAMES]
+                by_function = profiling.python_times(stacks)[:PROFILE_FRAMES]
+                results.profile[f"{name}, by Python function with its native calls"] = by_function
+                by_frame = profiling.self_times(stacks)[:PROFILE_FRAMES]
+                results.profile[f"{name}, self time, native frames apart"] = by_frame
     except (proc.NotReady, subprocess.SubprocessError) as failed:
         results.failures.append(f"profile: {failed}")
 
