@@ -9,6 +9,7 @@ waits ends without a terminal event and comes back with the next start (ORCH-320
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import random
@@ -17,14 +18,14 @@ import socket
 import sys
 import time
 from collections.abc import Mapping
-from importlib.metadata import entry_points
+from importlib.metadata import entry_points, version
 from pathlib import Path
 from typing import Any
 
-import orchcontrol_v1
 import structlog
 import uvloop
 
+import orchcontrol_v1
 from orchestrator_core.determinism import determinism_key
 from orchestrator_core.errors import Code, Reason, Refusal
 from orchestrator_core.events import PoolDraining
@@ -80,21 +81,26 @@ def wall_clock_ms() -> int:
     return time.time_ns() // 1_000_000
 
 
-def installed_adapters() -> dict[str, EngineAdapter]:
-    """The engines this installation can drive, from their entry points."""
-    return {point.name: point.load() for point in entry_points(group=ADAPTER_GROUP)}
+def installed_adapters(engines: set[str]) -> dict[str, EngineAdapter]:
+    """The adapters for these engines, as far as this installation has them."""
+    points = entry_points(group=ADAPTER_GROUP)
+    return {point.name: point.load() for point in points if point.name in engines}
 
 
 class Orchestrator:
     """Everything that runs in one process, wired."""
 
     def __init__(
-        self, loaded: LoadedConfig, journal: Journal, adapters: Mapping[str, EngineAdapter]
+        self,
+        loaded: LoadedConfig,
+        journal: Journal,
+        telemetry: Telemetry,
+        adapters: Mapping[str, EngineAdapter],
     ) -> None:
         config = loaded.config
         self.config = config
         self.journal = journal
-        self.telemetry = Telemetry(wall_clock_ms)
+        self.telemetry = telemetry
         self.jobs = JobTable(
             retain_ms=config.streams.retain_s * 1000, retain_bytes=config.streams.retain_bytes
         )
@@ -124,9 +130,7 @@ class Orchestrator:
             self.telemetry,
             sampler_profiles(config),
         )
-        self.sessions = SessionService(
-            self.scheduling, self.jobs, journal, config.sessions.ttl_ms
-        )
+        self.sessions = SessionService(self.scheduling, self.jobs, journal, config.sessions.ttl_ms)
         self.recovery = RecoveryService(
             self.scheduling, self.jobs, journal, self.termination, config.sessions.ttl_ms
         )
@@ -158,7 +162,11 @@ class Orchestrator:
         self.dispatcher.on_failover = self.hub.notice
         if config.streams.on_disconnect == "cancel":
             self.hub.on_abandoned = self.cancellation.request
-        self.telemetry.deployment(config, orchcontrol_v1.VERSION)
+        for pool in config.pools:
+            self.telemetry.pool_added(
+                pool.id, {"quant": pool.quant, "ctx": pool.ctx, "tensor_split": pool.tensor_split}
+            )
+        self.telemetry.deployment(version("llama-orch"), config.platform.cpu_carve_out)
 
     def pool_figures(self, pool_id: str) -> dict[str, float]:
         return self.overview.pool_snapshot(pool_id)
@@ -202,9 +210,7 @@ class Orchestrator:
             self.hub,
             config.server.max_body_bytes,
         )
-        control_app = build_control_app(
-            ControlPlane(self.overview), orchcontrol_v1.contract_text()
-        )
+        control_app = build_control_app(ControlPlane(self.overview), orchcontrol_v1.contract_text())
         return Gate(
             data_plane if data else None,
             control_app if control else None,
@@ -222,12 +228,15 @@ class Orchestrator:
                 self.replicas.pools[pool_id].spec,
                 self.scheduling.scheduler,
                 list(self.replicas.ready(pool_id)),
+                [a.job for a in self.dispatcher.running if a.job.pool_id == pool_id],
             )
-        self.telemetry.process_gauges(len(self.hub), self.jobs.ended_bytes)
+        self.telemetry.process_gauges(
+            len(self.hub), self.jobs.ended_bytes, self.scheduling.scheduler.session_count
+        )
         return self.telemetry.render()
 
     async def drain(self, deadline_s: float) -> None:
-        """Take no more, let running tasks finish until the deadline, leave the rest to the journal."""
+        """Take no more, let running tasks finish until the deadline; the journal has the rest."""
         self.admission.closed = Refusal(
             Code.POOL_UNREADY,
             Reason.DRAINING,
@@ -238,9 +247,8 @@ class Orchestrator:
         for pool_id in self.replicas.pools:
             self.scheduling.step(PoolDraining(pool_id))
         self.hub.close_all(waiting_only=True)
-        until_s = time.monotonic() + deadline_s
-        while self.dispatcher.running and time.monotonic() < until_s:
-            await asyncio.sleep(0.02)
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self.dispatcher.idle.wait(), deadline_s)
         self.dispatcher.abandon()
         self.hub.close_all(waiting_only=False)
 
@@ -281,12 +289,16 @@ def _determinism_record(job: Job, sha256: str) -> DeterminismRecord | None:
 async def _run(loaded: LoadedConfig, host: str, port: int, logs: LineBuffer) -> int:
     config = loaded.config
     state_dir = Path(config.server.state_dir)
-    state_dir.mkdir(parents=True, exist_ok=True)
     coordinator: Coordinator = LocalCoordinator(state_dir)
     lease: Lease = await coordinator.acquire(OWNER_LEASE, f"pid {os.getpid()}")
-    journal = SqliteJournal(state_dir / "journal.sqlite3", config.journal.sync)
-    orchestrator = Orchestrator(loaded, journal, installed_adapters())
-    orchestrator.telemetry.journal_stats = journal.stats
+    telemetry = Telemetry()
+    journal = SqliteJournal(
+        state_dir / "journal.sqlite3", config.journal.sync, on_commit=telemetry.journal_commit
+    )
+    telemetry.journal_bytes = lambda: journal.stats().bytes_on_disk
+    orchestrator = Orchestrator(
+        loaded, journal, telemetry, installed_adapters({p.engine for p in config.pools})
+    )
     try:
         return await _serve(orchestrator, host, port, logs)
     finally:
@@ -322,8 +334,7 @@ async def _serve(orchestrator: Orchestrator, host: str, port: int, logs: LineBuf
         asyncio.create_task(_every(LOG_FLUSH_S, lambda _: logs.flush())),
     ]
     await orchestrator.pool_host.start()
-    while not all(server.started for server, _ in servers):
-        await asyncio.sleep(0.005)
+    await asyncio.gather(*(server.listening.wait() for server, _ in servers))
     _announce(servers, host)
     stopped = asyncio.create_task(stop.wait())
     await asyncio.wait([stopped, *tasks], return_when=asyncio.FIRST_COMPLETED)
@@ -393,6 +404,7 @@ def serve(config_path: Path, host: str | None = None, port: int | None = None) -
     for warning in loaded.warnings:
         log.warning("config.warning", message=warning)
     server = loaded.config.server
+    Path(server.state_dir).mkdir(parents=True, exist_ok=True)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         return runner.run(
             _run(

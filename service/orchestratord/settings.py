@@ -9,7 +9,6 @@ from collections.abc import Mapping
 
 from orch_config import Config
 from orch_config.types import Pool, SamplerProfile
-
 from orchestrator_core.limits import Limits
 from orchestrator_core.pool import FullPolicy, PoolSpec, PriorityPolicy, TenantPolicy
 from orchestrator_core.task import Priority

@@ -107,7 +107,7 @@ def _http_error(_: Request, error: HttpError) -> Response:
 
 def _problem(_: Request, error: Any) -> Response:
     """connexion's or Starlette's own refusals: the first line says what and where."""
-    status = getattr(error, "status_code", None) or getattr(error, "status", 500)
+    status: int = getattr(error, "status_code", 0) or getattr(error, "status", 0) or 500
     detail = str(getattr(error, "detail", "") or getattr(error, "title", "") or error)
     message = detail.splitlines()[0] if detail else "refused"
     if status >= 500:

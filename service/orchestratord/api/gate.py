@@ -1,8 +1,8 @@
 """The front door of both planes: correlation id, route, key and role, then the handler.
 
 On a task's path: the first code of ours that sees a request. Every answer carries
-`X-Correlation-Id`; every error carries the envelope (ORCH-2006, ORCH-2009). A missing key is 401, an
-unknown one or one without the role 403 (ORCH-3035, OC-CTRL-2040).
+`X-Correlation-Id`; every error carries the envelope (ORCH-2006, ORCH-2009). A missing key is 401,
+an unknown one or one without the role 403 (ORCH-3035, OC-CTRL-2040).
 """
 
 from __future__ import annotations
@@ -12,16 +12,15 @@ from collections.abc import Callable
 
 import structlog
 
+from orchcontrol_v1.routes import Route as ControlRoute
+from orchcontrol_v1.routes import match as match_control
 from orchestrator_core.errors import Code
-from orchestratord.api.control_plane import AsgiApp
 from orchestratord.api.data_plane import JSON_TYPE, DataPlane, Request, read_body, respond
 from orchestratord.api.errors import HttpError, error_response, invalid
 from orchestratord.api.keys import KeyRing, Principal
 from orchestratord.api.public_pages import PublicPages
-from orchestratord.api.types import Message, Receive, Scope, Send
+from orchestratord.api.types import AsgiApp, Message, Receive, Scope, Send
 from orchestratord.services.telemetry import Telemetry
-from orchcontrol_v1.routes import Route as ControlRoute
-from orchcontrol_v1.routes import match as match_control
 from orchqueue_v1.routes import match as match_data
 
 log = structlog.get_logger("orchestratord.api")

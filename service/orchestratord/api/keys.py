@@ -1,8 +1,8 @@
 """API keys: stored as keyed hashes, compared in constant time (ORCH-3035, OC-CTRL-2040).
 
-A stored key is `v1:SALT:MAC`, both hex; MAC is HMAC-SHA256 of the key under the salt. A presented key is
-looked up by a hash under a secret of this process: who cannot know the secret learns nothing from
-the time a lookup takes, and one request costs one short hash however many keys there are.
+A stored key is `v1:SALT:MAC`, both hex; MAC is HMAC-SHA256 of the key under the salt. A presented
+key is looked up by a hash under a secret of this process: who cannot know the secret learns nothing
+from the time a lookup takes, and one request costs one short hash however many keys there are.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ class KeyRing:
     """All configured keys. `find` is on the path of every request."""
 
     def __init__(self, stored: Iterable[tuple[str, Principal]]) -> None:
-        """`stored` pairs a `key_hmac` with its principal. Raises `ValueError` on a malformed one."""
+        """`stored` pairs `key_hmac` and principal. Raises `ValueError` on a malformed one."""
         self._stored = [(key_hmac, principal) for key_hmac, principal in stored]
         for key_hmac, _ in self._stored:
             verify(b"", key_hmac)

@@ -7,10 +7,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-import orchcontrol_v1
-import orchqueue_v1
 import swagger_ui_bundle
 
+import orchcontrol_v1
+import orchqueue_v1
 from orchestratord.api.errors import Headers
 
 Rendered = tuple[int, Headers, bytes]

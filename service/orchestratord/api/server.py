@@ -10,7 +10,9 @@ turn of the event loop in which the token arrived. Touches these names of uvicor
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
+import socket
 from collections.abc import Callable, Generator
 from typing import Any
 
@@ -32,7 +34,7 @@ class Connection(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         super().on_headers_complete()
-        self.scope[SCOPE_KEY] = self  # type: ignore[typeddict-unknown-key]
+        self.scope[SCOPE_KEY] = self  # type: ignore[literal-required]
 
     def send_400_response(self, msg: str) -> None:
         self.transport.write(
@@ -53,7 +55,15 @@ class Connection(HttpToolsProtocol):
 
 
 class Server(uvicorn.Server):
-    """A uvicorn server that leaves signals to us."""
+    """A uvicorn server that leaves signals to us and says when it listens."""
+
+    def __init__(self, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self.listening = asyncio.Event()
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        self.listening.set()
 
     @contextlib.contextmanager
     def capture_signals(self) -> Generator[None, None, None]:

@@ -10,14 +10,14 @@ import re
 from typing import TypeVar
 
 import msgspec
-from msgspec import UNSET, UnsetType
+from msgspec import UnsetType
 
+from orchestrator_core.sessions.session_table import SessionView
 from orchestrator_core.task import Determinism, Priority, Workload
 from orchestratord.api.errors import Headers, invalid
 from orchestratord.api.keys import Principal
 from orchestratord.services.admission import Draft, Message, SamplingOverride
 from orchestratord.services.jobs import Job
-from orchestratord.services.sessions import SessionView
 from orchqueue_v1.types import SamplingParams, TaskRequest
 
 _decoder = msgspec.json.Decoder(TaskRequest)
@@ -58,7 +58,7 @@ def known_id(text: str | None) -> str:
 
 
 def _set(value: T | UnsetType) -> T | None:
-    return None if value is UNSET else value  # type: ignore[return-value]
+    return None if isinstance(value, UnsetType) else value
 
 
 def draft_of(request: TaskRequest, principal: Principal, correlation_id: str) -> Draft:
@@ -92,7 +92,7 @@ def draft_of(request: TaskRequest, principal: Principal, correlation_id: str) ->
         priority=Priority(request.priority),
         max_tokens=request.max_tokens,
         deadline_ms=request.deadline_ms,
-        determinism=Determinism(request.determinism),
+        determinism=Determinism(_set(request.determinism) or Determinism.STRICT),
         seed=_set(request.seed),
         sampler_profile_version=_set(request.sampler_profile_version),
         prompt=prompt,
@@ -121,14 +121,11 @@ def _sampling(params: SamplingParams | None) -> SamplingOverride:
 def admission_body(job: Job) -> bytes:
     """The body of the 202."""
     promise = job.promise
-    return (
-        b'{"task_id":"%b","queue_position":%d,"predicted_start_ms":%d,"backoff_ms":%d}'
-        % (
-            job.task_id.encode(),
-            promise.queue_position,
-            promise.predicted_start_ms,
-            promise.backoff_ms,
-        )
+    return b'{"task_id":"%b","queue_position":%d,"predicted_start_ms":%d,"backoff_ms":%d}' % (
+        job.task_id.encode(),
+        promise.queue_position,
+        promise.predicted_start_ms,
+        promise.backoff_ms,
     )
 
 

@@ -19,7 +19,9 @@ import structlog
 FLUSH_BYTES = 64 * 1024
 REDACTED = "[redacted]"
 # Names under which a key or token may be logged by mistake.
-_SECRET_FIELDS = frozenset({"api_key", "authorization", "key", "password", "secret", "token", "x-api-key"})
+_SECRET_FIELDS = frozenset(
+    {"api_key", "authorization", "key", "password", "secret", "token", "x-api-key"}
+)
 # Shorter secrets would redact ordinary words.
 MIN_SECRET_CHARS = 6
 

@@ -16,7 +16,7 @@ import os
 import sqlite3
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -79,7 +79,10 @@ class SqliteJournal:
         *,
         backlog_records: int = BACKLOG_RECORDS,
         backlog_bytes: int = BACKLOG_BYTES,
+        on_commit: Callable[[float], None] | None = None,
     ) -> None:
+        """`on_commit(ms)` hears from the event loop how long each group of appends took."""
+        self._on_commit = on_commit
         self._path = path
         self._loop = loop if loop is not None else asyncio.get_running_loop()
         self._backlog_records = backlog_records
@@ -281,6 +284,8 @@ class SqliteJournal:
             return
         try:
             self._loop.call_soon_threadsafe(_settle, group, row, error)
+            if self._on_commit is not None and error is None:
+                self._loop.call_soon_threadsafe(self._on_commit, self._last_commit_ms)
         except RuntimeError:
             # The loop was closed first: nobody can hear it, and the records are safe all the same.
             _log.warning("journal.nobody_listens", file=str(self._path), records=len(group))

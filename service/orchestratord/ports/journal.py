@@ -13,7 +13,7 @@ from typing import Protocol
 
 
 class JournalError(Exception):
-    """The journal cannot take or give records (disk full, file damaged); says which file and why."""
+    """The journal cannot take or give records (disk full, damage); says which file and why."""
 
 
 class Journal(Protocol):

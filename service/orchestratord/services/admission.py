@@ -16,7 +16,7 @@ from typing import TypeVar
 import structlog
 
 from orchestrator_core.determinism import derive_seed
-from orchestrator_core.effects import Admitted, Rejected
+from orchestrator_core.effects import Rejected
 from orchestrator_core.errors import Code, Reason, Refusal
 from orchestrator_core.events import Cancel, Submit
 from orchestrator_core.task import Determinism, Priority, Task, Workload
@@ -258,6 +258,7 @@ class AdmissionService:
                 refusal = effect.refusal
                 self._telemetry.rejected(draft.engine, refusal, draft.key, draft.correlation_id)
                 return refusal
+        self._telemetry.admitted(job)
         session = self._scheduling.scheduler.session(task.session_key, task.arrived_ms)
         assert session is not None, "an admitted task has a session"
         job.session_until_ms = task.arrived_ms + session.ttl_ms_remaining
@@ -273,7 +274,6 @@ class AdmissionService:
             return _not_durable(error, draft)
         job.admitted = None
         self._jobs.use_row(job, row)
-        self._telemetry.admitted(job)
         return job
 
 

@@ -65,6 +65,9 @@ class Dispatcher:
         self._jobs = jobs
         self._journal = journal
         self._running: dict[str, Attempt] = {}
+        self.idle = asyncio.Event()
+        self.idle.set()
+        self.on_failover: Callable[[Job], None] | None = None
 
     @property
     def running(self) -> Iterable[Attempt]:
@@ -85,12 +88,13 @@ class Dispatcher:
             return
         job.engine_version = replica.properties.engine_version
         job.model_digest = replica.properties.model_digest
+        self.telemetry.started(job, replica)
         attempt = Attempt(self, job, replica)
         self._running[job.task.key] = attempt
+        self.idle.clear()
         if not first:
             attempt.begin()
             return
-        self.telemetry.started(job, replica)
         written = self._journal.append(
             records.encode(records.TaskStarted(job.task.tenant, job.task_id))
         )
@@ -109,16 +113,16 @@ class Dispatcher:
 
     def stop(self, job: Job) -> None:
         """The core took the slot back (cancel): close the upstream connection."""
-        attempt = self._running.pop(job.task.key, None)
+        attempt = self._release(job)
         if attempt is not None:
             attempt.detach()
         if job.phase not in (Phase.ENDING, Phase.ENDED):
             self.termination.cancel(job)
 
     def abort(self, attempt: Attempt, refusal: Refusal) -> None:
-        """A service gave the attempt up (watchdog, mismatch, request fault): typed error, slot free."""
+        """A service gave the attempt up (watchdog, mismatch, request fault): a typed error."""
         job = attempt.job
-        self._running.pop(job.task.key, None)
+        self._release(job)
         attempt.detach()
         self.termination.fail(job, refusal)
         self.scheduling.step(Aborted(job.task.key))
@@ -132,12 +136,12 @@ class Dispatcher:
     def worker_lost(self, attempt: Attempt, error: EngineError) -> None:
         """Resume elsewhere where that keeps every promise, else end with WORKER_RESET."""
         job = attempt.job
-        if self._running.pop(job.task.key, None) is None:
+        if self._release(job) is None:
             return
         attempt.detach()
         strict = job.task.determinism is Determinism.STRICT
         resume = (strict or not job.log.tokens) and job.attempts < MAX_ATTEMPTS
-        self.telemetry.failover(job, "resumed" if resume else "ended")
+        self.telemetry.failover(job, "resumed" if resume else "lost")
         log.warning(
             "task.worker_lost",
             **self.telemetry.log_fields(job),
@@ -151,6 +155,8 @@ class Dispatcher:
             job.failovers += 1
             job.kv_warm = False
             job.phase = Phase.WAITING
+            if self.on_failover is not None:
+                self.on_failover(job)
         else:
             self.termination.fail(
                 job,
@@ -172,7 +178,7 @@ class Dispatcher:
     def finished(self, attempt: Attempt, end: DecodeEnd, result: object = None) -> None:
         """The answer is complete."""
         job = attempt.job
-        self._running.pop(job.task.key, None)
+        self._release(job)
         attempt.detach()
         job.tokens_in = end.tokens_in
         job.kv_warm = end.cached_tokens > 0
@@ -190,6 +196,12 @@ class Dispatcher:
                 kv_warm=job.kv_warm,
             )
         )
+
+    def _release(self, job: Job) -> Attempt | None:
+        attempt = self._running.pop(job.task.key, None)
+        if not self._running:
+            self.idle.set()
+        return attempt
 
     def abandon(self) -> None:
         """Shutdown: end every attempt without a word; the journal brings the tasks back."""

@@ -9,11 +9,16 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 from orchestrator_core.task import Priority
-from orchestratord.services.replicas import ReplicaDirectory
+from orchestratord.services.replicas import UNKNOWN_DIGEST, ReplicaDirectory
 from orchestratord.services.scheduling import SchedulingService
 
 # Every engine that decodes can complete; the others are features that an engine reports.
 _WORKLOAD_FEATURES = {"embeddings": "embedding", "rerank": "rerank"}
+
+
+def shown_digest(model_digest: str) -> str:
+    """A set key's digest without the pool that tells unknown ones apart."""
+    return UNKNOWN_DIGEST if model_digest.startswith(UNKNOWN_DIGEST) else model_digest
 
 
 class PoolHealthSource(Protocol):
@@ -61,10 +66,8 @@ class OverviewService:
                 "slots_total": view.slots_total,
                 "slots_free": view.slots_free,
                 "slo": {},
-                "engine_version": view.set_key.engine_version,
-                "model_digest": view.set_key.model_digest.partition(":")[0]
-                if view.set_key.model_digest.startswith("unknown:")
-                else view.set_key.model_digest,
+                "engine_version": view.key.engine_version,
+                "model_digest": shown_digest(view.key.model_digest),
                 "replicas": [
                     {
                         "id": replica.id,

@@ -15,7 +15,7 @@ class _Record(msgspec.Struct, frozen=True, array_like=True):
     pass
 
 
-class TaskAdmitted(_Record, tag="admitted"):
+class TaskAdmitted(_Record, frozen=True, tag="admitted"):
     """A task that was, or is about to be, answered 202. Times are wall-clock milliseconds."""
 
     tenant: str
@@ -49,14 +49,14 @@ class TaskAdmitted(_Record, tag="admitted"):
     session_turns: int
 
 
-class TaskStarted(_Record, tag="started"):
+class TaskStarted(_Record, frozen=True, tag="started"):
     """Decoding began; after a restart the task goes before what waited."""
 
     tenant: str
     task_id: str
 
 
-class DeterminismRecord(_Record, tag="determinism"):
+class DeterminismRecord(_Record, frozen=True, tag="determinism"):
     """What a strict stream can be replayed and proved with (ORCH-3206)."""
 
     key: str
@@ -67,7 +67,7 @@ class DeterminismRecord(_Record, tag="determinism"):
     sha256: str
 
 
-class TaskEnded(_Record, tag="ended"):
+class TaskEnded(_Record, frozen=True, tag="ended"):
     """A terminal event with the text before it: readable until its retention ends."""
 
     tenant: str
@@ -82,7 +82,7 @@ class TaskEnded(_Record, tag="ended"):
     determinism: DeterminismRecord | None = None
 
 
-class SessionForgotten(_Record, tag="session-forgotten"):
+class SessionForgotten(_Record, frozen=True, tag="session-forgotten"):
     tenant: str
     session_id: str
 

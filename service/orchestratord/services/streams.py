@@ -42,7 +42,16 @@ class EventWriter(Protocol):
 class StreamReader:
     """One client's place in one log."""
 
-    __slots__ = ("_hub", "_metrics_due", "_open", "_unlisten", "job", "next_id", "quiet_s", "writer")
+    __slots__ = (
+        "_hub",
+        "_metrics_due",
+        "_open",
+        "_unlisten",
+        "job",
+        "next_id",
+        "quiet_s",
+        "writer",
+    )
 
     def __init__(self, hub: ReaderHub, job: Job, next_id: int, writer: EventWriter) -> None:
         self._hub = hub

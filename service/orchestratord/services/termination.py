@@ -25,6 +25,12 @@ from orchestratord.services.telemetry import Telemetry
 
 log = structlog.get_logger("orchestratord.termination")
 
+_OUTCOMES = {
+    Reason.DROPPED_LRU: "dropped",
+    Reason.SHED: "dropped",
+    Reason.DEADLINE: "expired",
+}
+
 DeterminismOf = Callable[[Job, str], records.DeterminismRecord | None]
 
 
@@ -53,7 +59,7 @@ class TerminationService:
         strict = job.task.determinism is Determinism.STRICT
         # Embeddings are not in the log's text, so only a completion can be computed again.
         show_first = strict and job.task.workload is Workload.COMPLETION
-        self._end(job, "end", data, "finished", show_first=show_first)
+        self._end(job, "end", data, "completed", show_first=show_first)
 
     def cancel(self, job: Job, reason: Reason = Reason.CLIENT) -> asyncio.Future[int] | None:
         """The client's cancel; the future is done when the end is on disk."""
@@ -76,7 +82,7 @@ class TerminationService:
             data["retry_after_ms"] = refusal.retry_after_ms
         if refusal.policy_label is not None:
             data["policy_label"] = refusal.policy_label
-        self._end(job, "error", data, refusal.reason.value)
+        self._end(job, "error", data, _OUTCOMES.get(refusal.reason, "failed"))
 
     def evict(self, job: Job, refusal: Refusal | None) -> None:
         """The core ended a waiting task: cancelled (None), dropped, shed or past its deadline."""

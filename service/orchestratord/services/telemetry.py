@@ -1,0 +1,323 @@
+"""Metrics and log lines of a task's life, with their children bound once per replica.
+
+On the token path only `TokenCounter`: one bound counter increment per read. Everything else is per
+task. Names, labels and budgets are the metrics contract's; the fields of a task's log line are
+those of ORCH-3027. Requirements: ORCH-3028, ORCH-3029, OC-CTRL-2050, OC-CTRL-2051, OC-CORE-1040.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import structlog
+from prometheus_client import CollectorRegistry, generate_latest
+
+from orch_metrics.definitions import OrchMetrics
+from orchestrator_core.errors import Code, Reason, Refusal
+from orchestrator_core.pool import PoolSpec
+from orchestrator_core.scheduler import Scheduler
+from orchestrator_core.task import Priority
+from orchestratord.services.jobs import Job
+from worker_adapters.adapter_api.types import DecodeEnd
+
+if TYPE_CHECKING:
+    from orchestratord.services.replicas import Replica
+
+# A waiting task that had to go for another one counts as rejected too.
+_EVICTIONS = frozenset({Reason.DROPPED_LRU, Reason.SHED})
+
+log = structlog.get_logger("orchestratord.tasks")
+
+TokenCounter = Callable[[float], None]
+
+
+class _ReplicaMeters:
+    """Bound children of one replica; bound when it becomes Ready, used by every task on it."""
+
+    __slots__ = ("decode_ms", "first_token_ms", "started", "tokens_in", "tokens_out")
+
+    def __init__(self, metrics: OrchMetrics, replica: Replica) -> None:
+        version, engine = replica.properties.engine_version, replica.set_key.engine
+        where = {"engine": engine, "engine_version": version, "pool_id": replica.pool_id}
+        whole = {**where, "replica_id": replica.id}
+        self.tokens_in: TokenCounter = metrics.tokens_in_total.labels(**whole).inc
+        self.tokens_out: TokenCounter = metrics.tokens_out_total.labels(**whole).inc
+        self.started = {
+            p: metrics.tasks_started_total.labels(**whole, priority=p.value).inc for p in Priority
+        }
+        self.first_token_ms = {
+            p: metrics.latency_first_token_ms.labels(**where, priority=p.value).observe
+            for p in Priority
+        }
+        self.decode_ms = {
+            p: metrics.latency_decode_ms.labels(**where, priority=p.value).observe for p in Priority
+        }
+
+
+class Telemetry:
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        self.metrics = OrchMetrics(self.registry)
+        self._meters: dict[tuple[str, str, str], _ReplicaMeters] = {}
+        self._deadlines: dict[Priority, tuple[int, int]] = dict.fromkeys(Priority, (0, 0))
+        self._pool_fields: dict[str, dict[str, Any]] = {}
+        self._http: dict[tuple[str, int], Callable[[float], None]] = {}
+        self.journal_bytes: Callable[[], int] = lambda: 0
+
+    # --- a task's life -----------------------------------------------------------------------
+
+    def admitted(self, job: Job) -> None:
+        task = job.task
+        self.metrics.tasks_enqueued_total.labels(
+            engine=task.engine,
+            engine_version=job.engine_version,
+            pool_id=job.pool_id,
+            replica_id=job.replica_id,
+            priority=task.priority.value,
+        ).inc()
+        log.info(
+            "task.admitted",
+            **self.log_fields(job),
+            queue_position=job.promise.queue_position,
+            predicted_start_ms=job.promise.predicted_start_ms,
+        )
+
+    def rejected(self, engine: str, refusal: Refusal, key: str, correlation_id: str) -> None:
+        self.metrics.tasks_rejected_total.labels(engine=engine, reason=refusal.reason.value).inc()
+        self.metrics.errors_total.labels(code=refusal.code.value).inc()
+        if refusal.policy_label is not None:
+            self.metrics.admission_backpressure_events_total.labels(
+                engine=engine, policy=refusal.policy_label
+            ).inc()
+        tenant, _, task_id = key.partition("/")
+        log.info(
+            "task.rejected",
+            job_id=task_id,
+            tenant_id=tenant,
+            correlation_id=correlation_id,
+            engine=engine,
+            pool_id=refusal.pool_id,
+            code=refusal.code.value,
+            reason=refusal.reason.value,
+            retry_after_ms=refusal.retry_after_ms,
+            cause=refusal.message,
+        )
+
+    def started(self, job: Job, replica: Replica) -> None:
+        """A decode begins; after a failover it counts again, its wait does not."""
+        task = job.task
+        self._of(replica).started[task.priority](1)
+        if job.attempts > 1:
+            return
+        self.metrics.latency_queue_ms.labels(
+            engine=task.engine,
+            engine_version=job.engine_version,
+            pool_id=job.pool_id,
+            priority=task.priority.value,
+        ).observe(max(0, job.first_dispatch_ms - task.arrived_ms))
+
+    def first_token(self, job: Job, replica: Replica) -> None:
+        waited_ms = max(0, job.first_token_ms - job.task.arrived_ms)
+        self._of(replica).first_token_ms[job.task.priority](waited_ms)
+
+    def token_counter(self, replica: Replica) -> TokenCounter:
+        """`inc(n)` of this replica's `tokens_out_total`."""
+        return self._of(replica).tokens_out
+
+    def finished(self, job: Job, replica: Replica, end: DecodeEnd) -> None:
+        meters = self._of(replica)
+        meters.tokens_in(end.tokens_in)
+        meters.decode_ms[job.task.priority](end.decode_ms)
+
+    def canceled(self, job: Job, reason: Reason) -> None:
+        self.metrics.tasks_canceled_total.labels(
+            engine=job.task.engine,
+            engine_version=job.engine_version,
+            pool_id=job.pool_id,
+            replica_id=job.replica_id,
+            reason=reason.value,
+        ).inc()
+
+    def failed(self, job: Job, refusal: Refusal) -> None:
+        """A typed error ends its stream."""
+        self.metrics.errors_total.labels(code=refusal.code.value).inc()
+        if refusal.reason in _EVICTIONS:
+            self.metrics.tasks_rejected_total.labels(
+                engine=job.task.engine, reason=refusal.reason.value
+            ).inc()
+
+    def ended(self, job: Job, outcome: str) -> None:
+        """Its terminal event was decided: the one line that tells its whole story (ORCH-3027)."""
+        task = job.task
+        self.metrics.tasks_finished_total.labels(
+            engine=task.engine,
+            pool_id=job.pool_id,
+            priority=task.priority.value,
+            outcome=outcome,
+        ).inc()
+        if outcome != "canceled":
+            met, all_ended = self._deadlines[task.priority]
+            on_time = outcome == "completed" and job.ended_ms <= task.deadline_at_ms
+            self._deadlines[task.priority] = (met + on_time, all_ended + 1)
+        queue_time_ms = (job.first_dispatch_ms or job.ended_ms) - task.arrived_ms
+        decode_ms = job.ended_ms - job.first_token_ms if job.first_token_ms else 0
+        log.info(
+            "task.ended",
+            **self.log_fields(job),
+            outcome=outcome,
+            queue_time_ms=max(0, queue_time_ms),
+            decode_time_ms=max(0, decode_ms),
+            tokens_in=job.tokens_in or task.prompt_tokens,
+            tokens_out=job.log.tokens,
+            failovers=job.failovers,
+        )
+
+    def failover(self, job: Job, outcome: str) -> None:
+        """`resumed` elsewhere, `lost` with WORKER_RESET, or a `mismatch` of bytes."""
+        self.metrics.failovers_total.labels(
+            engine=job.task.engine, pool_id=job.pool_id, outcome=outcome
+        ).inc()
+
+    def log_fields(self, job: Job) -> dict[str, Any]:
+        """The fields of ORCH-3027 and ORCH-3094 that hold at any time of a task's life."""
+        task = job.task
+        return {
+            "job_id": job.task_id,
+            "session_id": job.session_id,
+            "client_id": task.client_id,
+            "tenant_id": task.tenant,
+            "correlation_id": job.correlation_id,
+            "engine": task.engine,
+            "pool_id": job.pool_id,
+            "replica_id": job.replica_id,
+            "model_id": task.model_ref,
+            "engine_version": job.engine_version,
+            "sampler_profile_version": task.sampler_profile_version,
+            "priority": task.priority.value,
+            "deadline_ms": task.deadline_at_ms - task.arrived_ms,
+            "kv_warmth": job.kv_warm,
+            **self._pool_fields.get(job.pool_id, {}),
+        }
+
+    # --- replicas and pools ------------------------------------------------------------------
+
+    def pool_added(self, pool_id: str, fields: dict[str, Any]) -> None:
+        """What every log line of the pool's tasks carries: quant, ctx, tensor_split."""
+        self._pool_fields[pool_id] = fields
+
+    def replica_ready(self, replica: Replica) -> None:
+        self._of(replica)
+        self.metrics.replica_ready.labels(
+            engine=replica.set_key.engine,
+            engine_version=replica.properties.engine_version,
+            pool_id=replica.pool_id,
+            replica_id=replica.id,
+        ).set(1)
+
+    def replica_lost(self, replica: Replica) -> None:
+        self.metrics.replica_ready.labels(
+            engine=replica.set_key.engine,
+            engine_version=replica.properties.engine_version,
+            pool_id=replica.pool_id,
+            replica_id=replica.id,
+        ).set(0)
+
+    def preload(self, spec: PoolSpec, ok: bool) -> None:
+        self.metrics.preload_outcomes_total.labels(
+            engine=spec.engine, pool_id=spec.id, outcome="ready" if ok else "failed"
+        ).inc()
+
+    def restarted(self, spec: PoolSpec, replica_id: str) -> None:
+        self.metrics.replica_restarts_total.labels(
+            engine=spec.engine, pool_id=spec.id, replica_id=replica_id
+        ).inc()
+
+    def pool_gauges(
+        self,
+        spec: PoolSpec,
+        scheduler: Scheduler,
+        replicas: Sequence[Replica],
+        jobs: Sequence[Job],
+    ) -> None:
+        """Depth, slots and running `jobs` of one pool, read when somebody scrapes."""
+        version = replicas[0].properties.engine_version if replicas else ""
+        where = {"engine": spec.engine, "engine_version": version, "pool_id": spec.id}
+        for priority in Priority:
+            self.metrics.queue_depth.labels(**where, priority=priority.value).set(
+                scheduler.queue_depth(spec.id, priority)
+            )
+        running = dict.fromkeys(Priority, 0)
+        for job in jobs:
+            running[job.task.priority] += 1
+        for priority, count in running.items():
+            self.metrics.tasks_running.labels(
+                engine=spec.engine, pool_id=spec.id, priority=priority.value
+            ).set(count)
+        for replica in replicas:
+            of = {"engine": spec.engine, "pool_id": spec.id, "replica_id": replica.id}
+            load = scheduler.replica_load(spec.id, replica.id) or 0.0
+            self.metrics.slots.labels(**of).set(replica.properties.slots_total)
+            self.metrics.slots_busy.labels(**of).set(round(load * replica.properties.slots_total))
+
+    def _of(self, replica: Replica) -> _ReplicaMeters:
+        key = (replica.pool_id, replica.id, replica.properties.engine_version)
+        meters = self._meters.get(key)
+        if meters is None:
+            meters = self._meters[key] = _ReplicaMeters(self.metrics, replica)
+        return meters
+
+    # --- the process -------------------------------------------------------------------------
+
+    def http_request(self, operation: str, status: int) -> None:
+        key = (operation, status)
+        inc = self._http.get(key)
+        if inc is None:
+            inc = self._http[key] = self.metrics.http_requests_total.labels(
+                operation=operation, status=str(status)
+            ).inc
+        inc(1)
+
+    def http_error(self, code: Code) -> None:
+        self.metrics.errors_total.labels(code=code.value).inc()
+
+    def deployment(self, version: str, cpu_carve_out: bool) -> None:
+        self.metrics.build_info.labels(version=version).set(1)
+        self.metrics.cpu_carve_out.set(cpu_carve_out)
+
+    def process_gauges(self, readers: int, retained_bytes: int, sessions: int) -> None:
+        """What is read when somebody scrapes: streams, logs, sessions, memory of the host."""
+        self.metrics.stream_readers.set(readers)
+        self.metrics.log_bytes_retained.set(retained_bytes)
+        self.metrics.sessions_open.set(sessions)
+        for priority, (met, ended) in self._deadlines.items():
+            if ended:
+                self.metrics.deadlines_met_ratio.labels(priority=priority.value).set(met / ended)
+        self.metrics.journal_bytes.set(self.journal_bytes())
+        used_bytes = _host_ram_used_bytes()
+        if used_bytes is not None:
+            self.metrics.host_ram_used_bytes.set(used_bytes)
+
+    def journal_commit(self, commit_ms: float) -> None:
+        """A group of records became durable."""
+        self.metrics.journal_commits_total.inc()
+        self.metrics.journal_commit_ms.observe(commit_ms)
+
+    def render(self) -> bytes:
+        """The exposition text of every metric."""
+        text: bytes = generate_latest(self.registry)
+        return text
+
+
+def _host_ram_used_bytes() -> int | None:
+    """Total less available memory; None where the kernel does not tell."""
+    fields: dict[str, int] = {}
+    try:
+        with open("/proc/meminfo", encoding="ascii") as lines:
+            for line in lines:
+                name, _, rest = line.partition(":")
+                if name in ("MemTotal", "MemAvailable"):
+                    fields[name] = int(rest.split()[0]) * 1024
+    except (OSError, ValueError):
+        return None
+    return fields.get("MemTotal", 0) - fields.get("MemAvailable", 0)
