@@ -8,6 +8,8 @@ it may be shown to a client. Requirements: ORCH-3058, ORCH-3054.
 
 from __future__ import annotations
 
+import os
+
 from worker_adapters.adapter_api.types import EngineError, EngineFault
 
 MESSAGE_MAX_CHARS = 300  # enough for an engine's sentence; an error body may be megabytes
@@ -31,10 +33,19 @@ def fault_of_status(status: int) -> EngineFault:
     return EngineFault.INTERNAL
 
 
-def reset(where: str, cause: BaseException | str | None) -> EngineError:
-    """The connection to `where` (host:port) could not be opened or broke."""
-    text = str(cause) if cause else "the connection was closed"
-    return EngineError(EngineFault.RESET, one_line(f"engine at {where}: {text}"))
+def reset(cause: BaseException | str | None) -> EngineError:
+    """The connection to the engine could not be opened, or broke.
+
+    Of a socket error only the error number's text is kept: its own text names the engine's
+    address, which is no client's business.
+    """
+    if isinstance(cause, OSError) and cause.errno is not None:
+        text = os.strerror(cause.errno)
+    elif isinstance(cause, str):
+        text = cause
+    else:
+        text = "it was closed"
+    return EngineError(EngineFault.RESET, one_line(f"connection to the engine: {text}"))
 
 
 def malformed(what: str) -> EngineError:
