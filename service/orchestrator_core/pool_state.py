@@ -76,12 +76,15 @@ class Pool:
         self.running: dict[str, LiveTask] = {}
         self.resuming: list[tuple[int, LiveTask]] = []  # by admission
         self.draining = False
+        self._serving: list[Replica] = []
+        self._ctx = spec.ctx
         self._ends: list[tuple[float, int]] = []  # when running tasks should end; sorted
         self._active: dict[str, int] = {}  # running and resuming tasks by tenant
 
     def reconfigure(self, spec: PoolSpec) -> None:
         """A new specification under the same id; tasks and replicas stay."""
         self.spec = spec
+        self.replicas.changed = True
         self.queue.reconfigure(spec)
         for tenant in sorted(set(self._active) | set(self.queue.tenants())):
             self._hold_if_full(tenant)
@@ -97,23 +100,33 @@ class Pool:
         return self.replicas.pinned
 
     def serving(self) -> list[Replica]:
-        """Ready replicas that new work may go to."""
-        return serving(self.replicas, self.group)
+        """Ready replicas that new work may go to, as of the last `repin`."""
+        return self._serving
 
     def ctx_offered(self) -> int:
         """The longest context every serving replica takes; the configured one while none serves."""
-        known = [replica.spec.ctx_max for replica in self.serving() if replica.spec.ctx_max > 0]
-        return min([self.spec.ctx, *known])
+        return self._ctx
 
     def slots_free(self) -> int:
         """Free slots for new work. O(replicas)."""
-        return sum(replica.slots_free for replica in self.serving())
+        free = 0
+        for replica in self._serving:
+            free += replica.slots_free
+        return free
 
     def repin(self) -> None:
-        """Let the pin follow what is Ready, unless the pinned set still has work here."""
+        """Take notice of what is Ready; call it after every change of replicas, and of tasks.
+
+        The pin follows what is Ready, unless the pinned set still has work here.
+        """
+        if self._serving and not self.replicas.changed:
+            return
         held = [live.group for live in self.running.values() if live.group is not None]
         held += [live.group for _, live in self.resuming if live.group is not None]
         self.replicas.repin(held)
+        self._serving = serving(self.replicas, self.group)
+        known = [replica.spec.ctx_max for replica in self._serving if replica.spec.ctx_max > 0]
+        self._ctx = min([self.spec.ctx, *known])
 
     def begin(self, live: LiveTask, replica: Replica, now_ms: int) -> None:
         """`live` runs on `replica` from now on; a slot is leased, its attempt counted."""

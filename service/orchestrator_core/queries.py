@@ -65,6 +65,11 @@ class Queries:
         session = self._sessions.find(session_key, now_ms)
         return None if session is None else self._sessions.view(session, now_ms)
 
+    @property
+    def session_count(self) -> int:
+        """Sessions that have not ended."""
+        return len(self._sessions)
+
     def running(self, pool_id: str) -> tuple[str, ...]:
         """Keys of running tasks, in the order of their dispatch."""
         return tuple(self._pool(pool_id).running)

@@ -66,6 +66,7 @@ class ReplicaTable:
         self._sorted: list[Replica] = []
         self.pinned: ReplicaSet | None = None
         self.ever_ready = False
+        self.changed = False  # what is Ready has changed since `repin` looked
 
     def __iter__(self) -> Iterator[Replica]:
         return iter(self._sorted)
@@ -75,7 +76,7 @@ class ReplicaTable:
 
     def announce(self, spec: ReplicaSpec, group: ReplicaSet, epoch: int) -> None:
         """The replica is Ready as `spec` says; slots of tasks not yet reported lost stay leased."""
-        self.ever_ready = True
+        self.ever_ready = self.changed = True
         known = self._replicas.get(spec.id)
         if known is None:
             self._replicas[spec.id] = Replica(spec, group, epoch)
@@ -89,6 +90,7 @@ class ReplicaTable:
         """The replica takes no more work; it is forgotten once its last task is reported."""
         if (known := self._replicas.get(replica_id)) is not None:
             known.ready = False
+            self.changed = True
             self.forget_if_gone(known)
 
     def forget_if_gone(self, replica: Replica) -> None:
@@ -109,6 +111,7 @@ class ReplicaTable:
     def repin(self, held: list[ReplicaSet]) -> None:
         """Move the pin if nothing of the pinned set is left; `held` are the sets of tasks that run
         or wait to resume."""
+        self.changed = False
         ready = self.groups()
         pinned = self.pinned
         if ready and (pinned is None or (pinned not in ready and pinned not in held)):

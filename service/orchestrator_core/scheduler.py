@@ -191,7 +191,7 @@ class Scheduler(queries.Queries):
                 continue
             pool.queue.pop()
             preferred = None if task.kv_hint == "cold" else live.session.preferred()
-            replica = pick(pool.replicas, pool.group, preferred)
+            replica = pick(pool.serving(), None, preferred)
             if replica is None:
                 raise InvariantViolation(f"pool {pool.spec.id} counts a free slot that nobody has")
             pool.count_active(task.tenant, +1)

@@ -54,17 +54,18 @@ def find_place(
     Pools with free slots are asked first (most free first), then those with room, the shortest
     queue, the smallest id. O(pools * (replicas + flows)).
     """
-    unfit = _size_refusal(task, pools) or _readiness_refusal(task, pools)
-    if unfit is not None:
+    if (unfit := _size_refusal(task, pools)) is not None:
         return unfit
+    admissible = _admissible(task, pools)
+    if len(admissible) > 1:
+        admissible.sort(key=lambda pool: _rank(pool, task))
     first: Refusal | None = None
-    for pool in sorted(_admissible(task, pools), key=lambda pool: _rank(pool, task)):
+    for pool in admissible:
         outcome = _place_in(pool, task, rates, sessions, sequence, now_ms)
         if isinstance(outcome, Place):
             return outcome
         first = first or outcome
-    assert first is not None  # no admissible pool is a readiness refusal
-    return first
+    return first or _readiness_refusal(task, pools)
 
 
 def rate_keys(pool: Pool, task: Task) -> list[tuple[tuple[str, ...], float, Reason]]:
@@ -111,11 +112,9 @@ def _size_refusal(task: Task, pools: Sequence[Pool]) -> Refusal | None:
     return Refusal(Code.INVALID_PARAMS, Reason.CONTEXT, problem, engine=task.engine)
 
 
-def _readiness_refusal(task: Task, pools: Sequence[Pool]) -> Refusal | None:
-    """No pool that could start the task, now or soon."""
+def _readiness_refusal(task: Task, pools: Sequence[Pool]) -> Refusal:
+    """Why none of `pools`, of which one at least is long enough, takes a task now."""
     fitting = [pool for pool in pools if pool.ctx_offered() >= task.ctx]
-    if any(not pool.draining and pool.serving() for pool in fitting):
-        return None
     open_pools = [pool for pool in fitting if not pool.draining]
     named = fitting[0].spec.id if len(fitting) == 1 else None
     names = ", ".join(sorted(pool.spec.id for pool in open_pools or fitting))

@@ -21,13 +21,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from orchestrator_core.pool import FullPolicy, PoolSpec, PriorityPolicy, TenantPolicy
-from orchestrator_core.queueing.flow import Flow
-from orchestrator_core.queueing.ranked_list import Item
+from orchestrator_core.queueing.flow import Flow, turn_of
 from orchestrator_core.queueing.wfq import FairShare
 from orchestrator_core.task import Priority, Task
 
 # Weight of a priority class that the pool's specification leaves out (ORCH-3075's defaults).
 DEFAULT_WEIGHT = {Priority.INTERACTIVE: 8, Priority.BATCH: 1}
+
+_ANY_TENANT = TenantPolicy("")
 
 _URGENT_FIRST = tuple(sorted(Priority, key=lambda priority: priority.rank))
 
@@ -48,12 +49,12 @@ class _PriorityClass:
         self.policy = policy
         self.flows: dict[str, Flow] = {}  # only those with waiting tasks
         self.shares = FairShare()
-        self.arrivals: OrderedDict[str, Item] = OrderedDict()
+        self.arrivals: OrderedDict[str, tuple[int, Task]] = OrderedDict()
         self.cost_tokens = 0
 
     def backlog(self) -> Iterator[tuple[str, int, int]]:
         for tenant, flow in self.flows.items():
-            yield tenant, len(flow), flow.cost_tokens
+            yield tenant, flow.size, flow.cost_tokens
 
 
 class PoolQueue:
@@ -62,13 +63,14 @@ class PoolQueue:
     def __init__(self, spec: PoolSpec) -> None:
         self._root = FairShare()
         self._held: set[str] = set()
-        self._classes: dict[Priority, _PriorityClass] = {}
+        self._classes: dict[str, _PriorityClass] = {}
+        self._size = 0
         self.prompt_tokens = 0
         self.cost_tokens = 0
         self.reconfigure(spec)
 
     def __len__(self) -> int:
-        return sum(len(cls.arrivals) for cls in self._classes.values())
+        return self._size
 
     def __contains__(self, key: str) -> bool:
         return any(key in cls.arrivals for cls in self._classes.values())
@@ -93,7 +95,7 @@ class PoolQueue:
 
     def tenant(self, tenant: str) -> TenantPolicy:
         """The tenant's policy; weight 1 and no quotas where none is configured."""
-        return self._tenants.get(tenant) or TenantPolicy(tenant)
+        return self._tenants.get(tenant, _ANY_TENANT)
 
     def policy(self, priority: Priority) -> PriorityPolicy:
         return self._classes[priority].policy
@@ -111,20 +113,20 @@ class PoolQueue:
         """Whether one more task fits, and at whose expense; None when it does not. O(1)."""
         cls = self._classes[priority]
         class_full = len(cls.arrivals) >= cls.policy.queue_capacity
-        if not class_full and len(self) < self.capacity:
+        if not class_full and self._size < self.capacity:
             return Room()
         if self.full_policy is FullPolicy.REJECT:
             return None
         if self.full_policy is FullPolicy.DROP_LRU:
             candidates = [priority] if class_full else _not_above(priority)
             for candidate in candidates:
-                for _, _, longest_waiting in self._classes[candidate].arrivals.values():
+                for _, longest_waiting in self._classes[candidate].arrivals.values():
                     return Room(longest_waiting)
             return None
         if class_full:
             return None
         for candidate in _not_above(priority)[:-1]:
-            for _, _, most_recent in reversed(self._classes[candidate].arrivals.values()):
+            for _, most_recent in reversed(self._classes[candidate].arrivals.values()):
                 return Room(most_recent)
         return None
 
@@ -134,10 +136,10 @@ class PoolQueue:
         Bounds are the caller's business (`find_room`): what a restart brings back is never refused.
         """
         cls = self._classes[task.priority]
-        item = (task.deadline_at_ms, sequence, task)
+        turn = turn_of(task, sequence)
         flow = cls.flows.get(task.tenant)
         if flow is None:
-            flow = cls.flows[task.tenant] = Flow(task.tenant)
+            flow = cls.flows[task.tenant] = Flow()
             held = task.tenant in self._held
             cls.shares.activate(task.tenant, self.tenant(task.tenant).weight, held=held)
             if len(cls.shares) == 1:
@@ -145,8 +147,9 @@ class PoolQueue:
                 self._root.activate(task.priority, cls.policy.weight, rank=rank, held=held)
             elif not held:
                 self._root.hold(task.priority, False)
-        flow.push(item)
-        cls.arrivals[task.key] = item
+        flow.push(turn, task)
+        cls.arrivals[task.key] = (turn, task)
+        self._size += 1
         cls.cost_tokens += task.cost_tokens
         self.cost_tokens += task.cost_tokens
         self.prompt_tokens += task.prompt_tokens
@@ -154,16 +157,16 @@ class PoolQueue:
     def remove(self, key: str) -> Task | None:
         """Take a waiting task out, wherever it stands; None when it is not here. O(log n)."""
         for cls in self._classes.values():
-            if (item := cls.arrivals.get(key)) is not None:
-                self._take(cls, item)
-                return item[2]
+            if (waiting := cls.arrivals.get(key)) is not None:
+                self._take(cls, waiting[1])
+                return waiting[1]
         return None
 
     def peek(self) -> Task | None:
         """The next task in fair order; None when nobody may go. O(1)."""
         if (priority := self._root.pick()) is None:
             return None
-        cls = self._classes[Priority(priority)]
+        cls = self._classes[priority]
         tenant = cls.shares.pick()
         assert tenant is not None  # the root holds a class whose flows are all held
         return cls.flows[tenant].head
@@ -175,7 +178,7 @@ class PoolQueue:
         cls = self._classes[task.priority]
         self._root.charge(task.priority, task.cost_tokens)
         cls.shares.charge(task.tenant, task.cost_tokens)
-        self._take(cls, cls.arrivals[task.key])
+        self._take(cls, task)
         return task
 
     def hold(self, tenant: str, held: bool) -> None:
@@ -203,9 +206,9 @@ class PoolQueue:
         for cls in self._classes.values():
             for tenant in sorted(cls.flows):
                 flow = cls.flows[tenant]
-                while len(flow) and flow.head.deadline_at_ms <= now_ms:
+                while flow.size and flow.head.deadline_at_ms <= now_ms:
                     expired.append(flow.head)
-                    self._take(cls, flow.items.first)
+                    self._take(cls, flow.head)
         return expired
 
     def position(self, task: Task, sequence: int) -> int:
@@ -213,16 +216,15 @@ class PoolQueue:
         wait here already. Exact within a flow and between flows of equally expensive tasks, else an
         estimate from each flow's average; held flows count as absent. O(flows + log n)."""
         cls = self._classes[task.priority]
-        item = (task.deadline_at_ms, sequence, task)
         flow = cls.flows.get(task.tenant)
-        own, own_tokens = flow.ahead(item) if flow is not None else (0, 0)
+        own, own_tokens = flow.ahead(turn_of(task, sequence)) if flow is not None else (0, 0)
         weight = self.tenant(task.tenant).weight
         siblings, sibling_tokens = cls.shares.ahead(
             task.tenant,
             own_tokens,
             weight,
             0,
-            cls.backlog() if len(cls.flows) > 1 or not flow else (),
+            cls.backlog() if len(cls.flows) > 1 or flow is None else (),
         )
         others = [
             (priority, len(other.arrivals), other.cost_tokens)
@@ -243,15 +245,15 @@ class PoolQueue:
             if cls.arrivals
         ]
 
-    def _take(self, cls: _PriorityClass, item: Item) -> None:
-        task = item[2]
+    def _take(self, cls: _PriorityClass, task: Task) -> None:
+        turn, _ = cls.arrivals.pop(task.key)
         flow = cls.flows[task.tenant]
-        flow.remove(item)
-        del cls.arrivals[task.key]
+        flow.remove(turn)
+        self._size -= 1
         cls.cost_tokens -= task.cost_tokens
         self.cost_tokens -= task.cost_tokens
         self.prompt_tokens -= task.prompt_tokens
-        if len(flow):
+        if flow.size:
             return
         del cls.flows[task.tenant]
         cls.shares.retire(task.tenant)

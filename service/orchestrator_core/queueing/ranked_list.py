@@ -14,39 +14,34 @@ from __future__ import annotations
 from bisect import bisect_left, bisect_right, insort
 from collections.abc import Iterator
 
-from orchestrator_core.task import Task
-
-# (deadline_at_ms, arrival sequence, task): the sequence is unique, so a task is never compared.
-Item = tuple[int, int, Task]
-
 # An insertion moves at most 8 KiB of pointers, below a microsecond; 10^6 items make 10^3 blocks.
 BLOCK_ITEMS = 1024
 
 
 class RankedList:
-    """Items in ascending order with counting; duplicates are not allowed."""
+    """Integers in ascending order with counting; duplicates are not allowed."""
 
     __slots__ = ("_blocks", "_firsts", "_size", "_tree")
 
     def __init__(self) -> None:
-        self._blocks: list[list[Item]] = []
-        self._firsts: list[Item] = []
+        self._blocks: list[list[int]] = []
+        self._firsts: list[int] = []
         self._tree: list[int] = [0]
         self._size = 0
 
     def __len__(self) -> int:
         return self._size
 
-    def __iter__(self) -> Iterator[Item]:
+    def __iter__(self) -> Iterator[int]:
         for block in self._blocks:
             yield from block
 
     @property
-    def first(self) -> Item:
+    def first(self) -> int:
         """The smallest item. Raises IndexError when empty."""
         return self._firsts[0]
 
-    def add(self, item: Item) -> None:
+    def add(self, item: int) -> None:
         """Insert `item`, which must not be in the list. O(log n)."""
         self._size += 1
         if not self._blocks:
@@ -63,13 +58,13 @@ class RankedList:
         self._firsts[at] = block[0]
         self._count(at, 1)
 
-    def remove(self, item: Item) -> None:
+    def remove(self, item: int) -> None:
         """Take `item` out. Raises KeyError when it is not there. O(log n)."""
         at = bisect_right(self._firsts, item) - 1
         block = self._blocks[at] if at >= 0 else []
         index = bisect_left(block, item)
-        if index == len(block) or block[index][1] != item[1]:
-            raise KeyError(item[1])
+        if index == len(block) or block[index] != item:
+            raise KeyError(item)
         del block[index]
         self._size -= 1
         if block:
@@ -79,7 +74,7 @@ class RankedList:
             del self._blocks[at], self._firsts[at]
             self._rebuild()
 
-    def rank(self, item: Item) -> int:
+    def rank(self, item: int) -> int:
         """How many items are smaller than `item`, which need not be in the list. O(log n)."""
         at = bisect_right(self._firsts, item) - 1
         if at < 0:
@@ -90,7 +85,7 @@ class RankedList:
             node &= node - 1
         return before + bisect_left(self._blocks[at], item)
 
-    def _split(self, at: int, item: Item) -> int:
+    def _split(self, at: int, item: int) -> int:
         """Make room around a full block; returns the block `item` belongs to."""
         block = self._blocks[at]
         # In arrival order everything is appended: leave full blocks behind, not half-empty ones.

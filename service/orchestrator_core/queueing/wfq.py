@@ -134,8 +134,9 @@ class FairShare:
             activation = self._activations + 1
         start += own_tokens * UNITS_PER_TOKEN // weight
         tasks_before = tokens_before = 0
+        members = self._members
         for other_key, tasks, tokens in others:
-            other = self._members.get(other_key)
+            other = members.get(other_key)
             if other is None or other_key == key or other.tag is None or other.start > start:
                 continue
             # The j-th of its tasks starts at other.start + j * (tokens / tasks) / weight.

@@ -103,6 +103,8 @@ class SessionTable:
 
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
+        budgets = (limits.budget_tokens, limits.budget_time_ms, limits.budget_cost)
+        self._budgeted = any(budget is not None for budget in budgets)
         self._sessions: OrderedDict[str, Session] = OrderedDict()
         self._births: list[
             tuple[int, str]
@@ -132,6 +134,8 @@ class SessionTable:
                 message="session_id: the session has used all its "
                 f"{limits.session_max_turns} turns; open a new one",
             )  # fmt: skip
+        if not self._budgeted:
+            return None
         view = self.view(session, now_ms)
         tokens_left, time_left_ms = view.tokens_budget_remaining, view.time_budget_remaining_ms
         cost_left, cost = view.cost_budget_remaining, tokens * limits.cost_per_token
