@@ -1,0 +1,1 @@
+"""The command line: `llama-orch`, for people at a terminal and for scripts (OC-CLI-8001)."""

@@ -45,7 +45,8 @@ def effective_quotas(
     """Return what every class and every tenant that has a key is granted, pool by pool."""
     priorities: list[PriorityQuota] = []
     tenants: list[TenantQuota] = []
-    with_key = sorted({key.tenant for key in config.auth.keys}) if config.auth.enabled else []
+    keys = config.auth.keys if config.auth.enabled else []
+    with_key = {key.tenant for key in keys if "data" in key.roles}
     for pool in config.pools:
         priorities.extend(_priorities(pool))
         listed = {tenant.id: tenant for tenant in pool.admission.fairness.tenants}

@@ -1,0 +1,100 @@
+"""`llama-orch pools`, `drain` and `reload`: how pools are, and changing them (ORCH-2103)."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+from msgspec import UNSET
+
+from orch_cli.exit_codes import EPILOG
+from orch_cli.output import Output
+from orch_cli.profiles import JsonOption, ProfileOption, UrlOption, choose
+from orchcontrol_v1.types import DrainRequest, PoolHealth, ReloadRequest
+
+PoolId = Annotated[str, typer.Argument(metavar="POOL", help="The pool.")]
+
+
+def pools(
+    pool_ids: Annotated[
+        list[str] | None, typer.Argument(metavar="[POOL]...", help="Only these pools.")
+    ] = None,
+    url: UrlOption = None,
+    profile: ProfileOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Show how pools are: all that have a replica, or the named ones.
+
+    Examples:
+
+        llama-orch pools
+
+        llama-orch pools llama3-8b-gpu0 --json
+    """
+    output = Output.of_process(as_json=as_json)
+    with choose(url, profile).control() as client:
+        if not pool_ids:
+            replicas = [r for item in client.list_replicasets() for r in item.replicas or []]
+            pool_ids = sorted({replica.pool_id for replica in replicas})
+        found = {pool_id: client.pool_health(pool_id) for pool_id in pool_ids}
+    _show(output, found)
+
+
+def drain(
+    pool_id: PoolId,
+    deadline_ms: Annotated[
+        int, typer.Option("--deadline-ms", min=1, help="After that, what still runs is ended.")
+    ] = 30_000,
+    url: UrlOption = None,
+    profile: ProfileOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Let a pool finish what runs and take no more.
+
+    Example: llama-orch drain llama3-8b-gpu0 --deadline-ms 30000
+    """
+    output = Output.of_process(as_json=as_json)
+    with choose(url, profile).control() as client:
+        _show(output, {pool_id: client.drain_pool(pool_id, DrainRequest(deadline_ms=deadline_ms))})
+
+
+def reload(
+    pool_id: PoolId,
+    model: Annotated[str, typer.Option("--model", metavar="REF", help="What to serve instead.")],
+    url: UrlOption = None,
+    profile: ProfileOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Switch a pool to another model; it keeps the old one when the new one cannot be made Ready.
+
+    Example: llama-orch reload llama3-8b-gpu0 --model builtin:smollm2
+    """
+    output = Output.of_process(as_json=as_json)
+    with choose(url, profile).control() as client:
+        _show(output, {pool_id: client.reload_pool(pool_id, ReloadRequest(new_model_ref=model))})
+
+
+def _show(output: Output, found: dict[str, PoolHealth]) -> None:
+    if output.as_json:
+        for pool_id, health in found.items():
+            output.json({"pool_id": pool_id, "health": health})
+        return
+    rows = []
+    for pool_id, health in found.items():
+        error = "" if health.last_error is UNSET else health.last_error.message
+        figures = {} if health.metrics is UNSET else health.metrics
+        shown = " ".join(f"{name}={value:g}" for name, value in sorted(figures.items()))
+        state = "unknown" if health.state is UNSET else health.state
+        rows.append((pool_id, state, _yes(health.live), _yes(health.draining), shown, error))
+    output.table("Pools", ["pool", "state", "live", "draining", "figures", "last error"], rows)
+
+
+def _yes(value: object) -> str:
+    return "yes" if value is True else "no" if value is False else "unknown"
+
+
+def register(app: typer.Typer) -> None:
+    """Add `pools`, `drain` and `reload` to the command line."""
+    app.command("pools", epilog=EPILOG)(pools)
+    app.command("drain", epilog=EPILOG)(drain)
+    app.command("reload", epilog=EPILOG)(reload)
