@@ -16,7 +16,6 @@ import msgspec
 
 from orchqueue_v1.transport import (
     DEFAULT_TIMEOUT_S,
-    AsyncTransport,
     Endpoint,
     Observer,
     OrchError,
@@ -59,7 +58,12 @@ class AsyncOrchControlClient:
         timeout_s: float = DEFAULT_TIMEOUT_S,
         observe: Observer | None = None,
     ) -> None:
-        self._transport = AsyncTransport(Endpoint(url, api_key), timeout_s, observe)
+        # Imported here: who needs no event loop shall not pay for aiohttp.
+        from orchqueue_v1.async_transport import AsyncTransport
+
+        self._transport = AsyncTransport(
+            Endpoint(url, api_key), timeout_s, observe
+        )
 
     async def __aenter__(self) -> Self:
         return self
@@ -148,7 +152,9 @@ class AsyncOrchControlClient:
         )
         return decode(await self._transport.send(request), PoolHealth)
 
-    async def pool_health(self, pool_id: str, *, correlation_id: str | None = None) -> PoolHealth:
+    async def pool_health(
+        self, pool_id: str, *, correlation_id: str | None = None
+    ) -> PoolHealth:
         """How a pool is. Raises `OrchError`."""
         request = Request(
             "GET",
@@ -158,7 +164,9 @@ class AsyncOrchControlClient:
         )
         return decode(await self._transport.send(request), PoolHealth)
 
-    async def list_replicasets(self, *, correlation_id: str | None = None) -> list[ReplicaSet]:
+    async def list_replicasets(
+        self, *, correlation_id: str | None = None
+    ) -> list[ReplicaSet]:
         """Replica sets with load, slots and SLO snapshots. Raises `OrchError`."""
         request = Request(
             "GET",
@@ -168,7 +176,9 @@ class AsyncOrchControlClient:
         )
         return decode(await self._transport.send(request), list[ReplicaSet])
 
-    async def get_capabilities(self, *, correlation_id: str | None = None) -> Capabilities:
+    async def get_capabilities(
+        self, *, correlation_id: str | None = None
+    ) -> Capabilities:
         """What this deployment offers. Raises `OrchError`."""
         request = Request(
             "GET",
@@ -218,7 +228,9 @@ class OrchControlClient:
         timeout_s: float = DEFAULT_TIMEOUT_S,
         observe: Observer | None = None,
     ) -> None:
-        self._transport = SyncTransport(Endpoint(url, api_key), timeout_s, observe)
+        self._transport = SyncTransport(
+            Endpoint(url, api_key), timeout_s, observe
+        )
 
     def __enter__(self) -> Self:
         return self
@@ -247,7 +259,9 @@ class OrchControlClient:
         )
         return decode(self._transport.send(request), CatalogModel)
 
-    def get_model(self, catalog_id: str, *, correlation_id: str | None = None) -> CatalogModel:
+    def get_model(
+        self, catalog_id: str, *, correlation_id: str | None = None
+    ) -> CatalogModel:
         """A catalog entry. Raises `OrchError`."""
         request = Request(
             "GET",
@@ -257,7 +271,9 @@ class OrchControlClient:
         )
         return decode(self._transport.send(request), CatalogModel)
 
-    def verify_model(self, catalog_id: str, *, correlation_id: str | None = None) -> CatalogModel:
+    def verify_model(
+        self, catalog_id: str, *, correlation_id: str | None = None
+    ) -> CatalogModel:
         """Verify a model again. Raises `OrchError`."""
         request = Request(
             "POST",
@@ -303,7 +319,9 @@ class OrchControlClient:
         )
         return decode(self._transport.send(request), PoolHealth)
 
-    def pool_health(self, pool_id: str, *, correlation_id: str | None = None) -> PoolHealth:
+    def pool_health(
+        self, pool_id: str, *, correlation_id: str | None = None
+    ) -> PoolHealth:
         """How a pool is. Raises `OrchError`."""
         request = Request(
             "GET",
@@ -313,7 +331,9 @@ class OrchControlClient:
         )
         return decode(self._transport.send(request), PoolHealth)
 
-    def list_replicasets(self, *, correlation_id: str | None = None) -> list[ReplicaSet]:
+    def list_replicasets(
+        self, *, correlation_id: str | None = None
+    ) -> list[ReplicaSet]:
         """Replica sets with load, slots and SLO snapshots. Raises `OrchError`."""
         request = Request(
             "GET",
@@ -323,7 +343,9 @@ class OrchControlClient:
         )
         return decode(self._transport.send(request), list[ReplicaSet])
 
-    def get_capabilities(self, *, correlation_id: str | None = None) -> Capabilities:
+    def get_capabilities(
+        self, *, correlation_id: str | None = None
+    ) -> Capabilities:
         """What this deployment offers. Raises `OrchError`."""
         request = Request(
             "GET",
@@ -333,7 +355,9 @@ class OrchControlClient:
         )
         return decode(self._transport.send(request), Capabilities)
 
-    def create_artifact(self, body: Artifact, *, correlation_id: str | None = None) -> ArtifactRef:
+    def create_artifact(
+        self, body: Artifact, *, correlation_id: str | None = None
+    ) -> ArtifactRef:
         """Keep an artifact. Raises `OrchError`."""
         request = Request(
             "POST",
@@ -343,7 +367,9 @@ class OrchControlClient:
         )
         return decode(self._transport.send(request), ArtifactRef)
 
-    def get_artifact(self, artifact_id: str, *, correlation_id: str | None = None) -> Artifact:
+    def get_artifact(
+        self, artifact_id: str, *, correlation_id: str | None = None
+    ) -> Artifact:
         """Read an artifact. Raises `OrchError`."""
         request = Request(
             "GET",

@@ -23,7 +23,6 @@ from orchqueue_v1.sse import (
 )
 from orchqueue_v1.transport import (
     DEFAULT_TIMEOUT_S,
-    AsyncTransport,
     Endpoint,
     Observer,
     OrchError,
@@ -60,7 +59,12 @@ class AsyncOrchQueueClient:
         timeout_s: float = DEFAULT_TIMEOUT_S,
         observe: Observer | None = None,
     ) -> None:
-        self._transport = AsyncTransport(Endpoint(url, api_key), timeout_s, observe)
+        # Imported here: who needs no event loop shall not pay for aiohttp.
+        from orchqueue_v1.async_transport import AsyncTransport
+
+        self._transport = AsyncTransport(
+            Endpoint(url, api_key), timeout_s, observe
+        )
 
     async def __aenter__(self) -> Self:
         return self
@@ -110,7 +114,9 @@ class AsyncOrchQueueClient:
         )
         return read_stream_async(self._transport, request, last_event_id, reconnect)
 
-    async def cancel_task(self, task_id: str, *, correlation_id: str | None = None) -> None:
+    async def cancel_task(
+        self, task_id: str, *, correlation_id: str | None = None
+    ) -> None:
         """End a queued or running task. Raises `OrchError`."""
         request = Request(
             "POST",
@@ -132,7 +138,9 @@ class AsyncOrchQueueClient:
         )
         return decode(await self._transport.send(request), SessionInfo)
 
-    async def delete_session(self, session_id: str, *, correlation_id: str | None = None) -> None:
+    async def delete_session(
+        self, session_id: str, *, correlation_id: str | None = None
+    ) -> None:
         """Forget a session and free its KV. Raises `OrchError`."""
         request = Request(
             "DELETE",
@@ -158,7 +166,9 @@ class OrchQueueClient:
         timeout_s: float = DEFAULT_TIMEOUT_S,
         observe: Observer | None = None,
     ) -> None:
-        self._transport = SyncTransport(Endpoint(url, api_key), timeout_s, observe)
+        self._transport = SyncTransport(
+            Endpoint(url, api_key), timeout_s, observe
+        )
 
     def __enter__(self) -> Self:
         return self
@@ -208,7 +218,9 @@ class OrchQueueClient:
         )
         return read_stream(self._transport, request, last_event_id, reconnect)
 
-    def cancel_task(self, task_id: str, *, correlation_id: str | None = None) -> None:
+    def cancel_task(
+        self, task_id: str, *, correlation_id: str | None = None
+    ) -> None:
         """End a queued or running task. Raises `OrchError`."""
         request = Request(
             "POST",
@@ -218,7 +230,9 @@ class OrchQueueClient:
         )
         self._transport.send(request)
 
-    def get_session(self, session_id: str, *, correlation_id: str | None = None) -> SessionInfo:
+    def get_session(
+        self, session_id: str, *, correlation_id: str | None = None
+    ) -> SessionInfo:
         """What is left of a session. Raises `OrchError`."""
         request = Request(
             "GET",
@@ -228,7 +242,9 @@ class OrchQueueClient:
         )
         return decode(self._transport.send(request), SessionInfo)
 
-    def delete_session(self, session_id: str, *, correlation_id: str | None = None) -> None:
+    def delete_session(
+        self, session_id: str, *, correlation_id: str | None = None
+    ) -> None:
         """Forget a session and free its KV. Raises `OrchError`."""
         request = Request(
             "DELETE",

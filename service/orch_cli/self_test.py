@@ -17,7 +17,7 @@ from orch_cli.exit_codes import EPILOG, CliError, ExitCode, seconds
 from orch_cli.output import Output
 from orch_cli.profiles import Connection, JsonOption, ProfileOption, UrlOption, choose
 from orch_cli.task_defaults import Target, choose_target
-from orchqueue_v1.sse import EndEvent, ErrorEvent, StartedEvent, TokenEvent
+from orchqueue_v1.sse import EndEvent, ErrorEvent, TokenEvent
 from orchqueue_v1.transport import DEFAULT_TIMEOUT_S, Endpoint, OrchError, Request, SyncTransport
 from orchqueue_v1.types import TaskRequest
 

@@ -1,9 +1,10 @@
 """Typed clients from the OpenAPI files: one method per operation, asynchronous and blocking alike.
 
 Input are `contracts/openapi/{data,control}.yaml`; output are
-`generated/orchqueue_v1/{client,transport,sse}.py` and `generated/orchcontrol_v1/client.py`.
-Invariant: both flavours of a client come from the same list of operations, so that neither can
-have a method the other lacks. Requirements: OC-CONFIG-6010, ORCH-3025, ORCH-3202.
+`generated/orchqueue_v1/{client,transport,async_transport,sse}.py` and
+`generated/orchcontrol_v1/client.py`. Invariant: both flavours of a client come from the same list
+of operations, so that neither can have a method the other lacks. Requirements: OC-CONFIG-6010,
+ORCH-3025, ORCH-3202.
 """
 
 from __future__ import annotations
@@ -74,7 +75,7 @@ def generate_clients(root: Path) -> dict[str, str | bytes]:
         document = yaml.safe_load((root / plane.contract).read_text("utf-8"))
         operations = tuple(operations_of(document, plane.contract))
         files[f"generated/{plane.package}/client.py"] = client_module(plane, operations)
-    for name in ("transport", "sse"):
+    for name in ("transport", "async_transport", "sse"):
         source = f"{_RUNTIME}/{name}.py"
         text = (root / source).read_text("utf-8")
         files[f"generated/orchqueue_v1/{name}.py"] = _HEADER.format(source=source) + text
@@ -205,7 +206,6 @@ def client_module(plane: Plane, operations: tuple[Operation, ...]) -> str:
     lines += [
         "from orchqueue_v1.transport import (",
         "    DEFAULT_TIMEOUT_S,",
-        "    AsyncTransport,",
         "    Endpoint,",
         "    Observer,",
         "    OrchError,",
@@ -250,6 +250,15 @@ def _class(plane: Plane, operations: tuple[Operation, ...], is_async: bool) -> l
         "        timeout_s: float = DEFAULT_TIMEOUT_S,",
         "        observe: Observer | None = None,",
         "    ) -> None:",
+        *(
+            [
+                "        # Imported here: who needs no event loop shall not pay for aiohttp.",
+                "        from orchqueue_v1.async_transport import AsyncTransport",
+                "",
+            ]
+            if is_async
+            else []
+        ),
         f"        self._transport = {'Async' if is_async else 'Sync'}Transport(",
         "            Endpoint(url, api_key), timeout_s, observe",
         "        )",

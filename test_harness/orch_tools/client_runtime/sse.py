@@ -12,20 +12,23 @@ from __future__ import annotations
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 import msgspec
+
 from orchqueue_v1.transport import (
     BAD_RESPONSE,
     STREAM_GAP,
     UNREACHABLE,
-    AsyncTransport,
     OrchError,
     Request,
     Response,
     SyncTransport,
 )
 from orchqueue_v1.types import StreamEnd, StreamError, StreamStarted, StreamToken
+
+if TYPE_CHECKING:
+    from orchqueue_v1.async_transport import AsyncTransport
 
 # The service sends a comment every 15 s; a line that is silent for longer is broken.
 DEFAULT_READ_TIMEOUT_S = 20.0

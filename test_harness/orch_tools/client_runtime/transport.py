@@ -1,4 +1,4 @@
-"""One HTTP exchange for the typed clients, asynchronous (aiohttp) or blocking (http.client).
+"""One HTTP exchange for the typed clients: what both flavours share, and the blocking one.
 
 Sits between a generated client method and the socket. Invariant: whatever goes wrong leaves as one
 exception class, `OrchError`, which says whether and when trying again helps (ORCH-2006, ORCH-2007,
@@ -7,21 +7,18 @@ ORCH-3025). Redirects are not followed: a key must not travel to another host.
 
 from __future__ import annotations
 
-import asyncio
 import http.client
 import re
 import socket
 import ssl
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.client import HTTPMessage
 from typing import TypeVar
 from urllib.parse import quote, urlencode, urlsplit
 
-import aiohttp
 import msgspec
-from yarl import URL
 
 UNREACHABLE = "UNREACHABLE"
 STREAM_GAP = "STREAM_GAP"
@@ -30,7 +27,7 @@ BAD_RESPONSE = "BAD_RESPONSE"
 CLIENT_CODES = frozenset({UNREACHABLE, STREAM_GAP, BAD_RESPONSE})
 
 # An error body is a one-line envelope; more than this is somebody else's page.
-_ERROR_BODY_BYTES_MAX = 64 * 1024
+ERROR_BODY_BYTES_MAX = 64 * 1024
 # One read of a stream; a token event is some 50 bytes.
 READ_BYTES = 64 * 1024
 # Unary calls answer within milliseconds; a journal under load may take a second.
@@ -200,109 +197,6 @@ class Endpoint:
         return headers
 
 
-class AsyncTransport:
-    """Calls over one aiohttp session, opened by the first call in its event loop."""
-
-    def __init__(self, endpoint: Endpoint, timeout_s: float, observe: Observer | None) -> None:
-        self._endpoint = endpoint
-        self._timeout_s = timeout_s
-        self._observe = observe
-        self._session: aiohttp.ClientSession | None = None
-
-    def _open_session(self) -> aiohttp.ClientSession:
-        if self._session is None or self._session.closed:
-            # Streams are long: the pool's default of 100 connections would be a hidden queue.
-            self._session = aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0))
-        return self._session
-
-    async def close(self) -> None:
-        """Close the pooled connections."""
-        if self._session is not None:
-            await self._session.close()
-            self._session = None
-
-    async def send(self, request: Request) -> Response:
-        """Make one call and return its success. Raises `OrchError`."""
-        timeout = aiohttp.ClientTimeout(total=self._timeout_s)
-        async with self._exchange(request, timeout) as raw:
-            try:
-                body = await raw.read()
-            except (aiohttp.ClientError, OSError, TimeoutError) as error:
-                raise unreachable(error, self._endpoint.base) from None
-            response = Response(raw.status, _lower(raw.headers), body)
-        if self._observe is not None:
-            self._observe(response)
-        return response
-
-    @asynccontextmanager
-    async def open_stream(
-        self, request: Request, read_timeout_s: float
-    ) -> AsyncIterator[tuple[Response, AsyncIterator[bytes]]]:
-        """Open an event stream: its head and its bytes as they come. Raises `OrchError`."""
-        timeout = aiohttp.ClientTimeout(
-            total=None, sock_connect=self._timeout_s, sock_read=read_timeout_s
-        )
-        async with self._exchange(request, timeout) as raw:
-            head = Response(raw.status, _lower(raw.headers))
-            if self._observe is not None:
-                self._observe(head)
-            yield head, self._chunks(raw)
-
-    async def _chunks(self, raw: aiohttp.ClientResponse) -> AsyncIterator[bytes]:
-        try:
-            async for chunk in raw.content.iter_any():
-                yield chunk
-        except (aiohttp.ClientError, OSError, TimeoutError) as error:
-            raise unreachable(error, self._endpoint.base) from None
-
-    @asynccontextmanager
-    async def _exchange(
-        self, request: Request, timeout: aiohttp.ClientTimeout
-    ) -> AsyncIterator[aiohttp.ClientResponse]:
-        session = self._open_session()
-        try:
-            raw = await session.request(
-                request.method,
-                # aiohttp would decode and encode the path again.
-                URL(self._endpoint.base + request.path, encoded=True),
-                data=request.body,
-                headers=self._endpoint.headers(request),
-                timeout=timeout,
-                allow_redirects=False,
-            )
-        except (aiohttp.ClientError, OSError, TimeoutError) as error:
-            raise unreachable(error, self._endpoint.base) from None
-        try:
-            if not 200 <= raw.status < 300:
-                refusal = Response(raw.status, _lower(raw.headers), await _refusal_body(raw))
-                if self._observe is not None:
-                    self._observe(refusal)
-                raise error_from(refusal)
-            yield raw
-            if raw.content.at_eof():
-                raw.release()
-        finally:
-            # A stream left early must not be drained: its connection goes.
-            raw.close()
-
-    async def sleep(self, delay_s: float) -> None:
-        """Wait before trying again."""
-        await asyncio.sleep(delay_s)
-
-
-async def _refusal_body(raw: aiohttp.ClientResponse) -> bytes:
-    body = bytearray()
-    try:
-        async for chunk in raw.content.iter_any():
-            body += chunk
-            if len(body) >= _ERROR_BODY_BYTES_MAX:
-                break
-    except (aiohttp.ClientError, OSError, TimeoutError):
-        # What came is still the best word on why; an envelope cut in two decodes to nothing.
-        return bytes(body)
-    return bytes(body)
-
-
 class SyncTransport:
     """Calls over http.client, one connection each, so that any thread may use one client."""
 
@@ -321,7 +215,7 @@ class SyncTransport:
                 body = raw.read()
             except (http.client.HTTPException, OSError) as error:
                 raise unreachable(error, self._endpoint.base) from None
-            response = Response(raw.status, _lower(raw.headers), body)
+            response = Response(raw.status, lower_names(raw.headers), body)
         if self._observe is not None:
             self._observe(response)
         return response
@@ -334,7 +228,7 @@ class SyncTransport:
         with self._exchange(request) as (connection, raw):
             if isinstance(connection.sock, socket.socket):
                 connection.sock.settimeout(read_timeout_s)
-            head = Response(raw.status, _lower(raw.headers))
+            head = Response(raw.status, lower_names(raw.headers))
             if self._observe is not None:
                 self._observe(head)
             yield head, self._chunks(raw)
@@ -378,10 +272,10 @@ class SyncTransport:
                 raise unreachable(error, self._endpoint.base) from None
             if not 200 <= raw.status < 300:
                 try:
-                    body = raw.read(_ERROR_BODY_BYTES_MAX)
+                    body = raw.read(ERROR_BODY_BYTES_MAX)
                 except (http.client.HTTPException, OSError):
                     body = b""
-                refusal = Response(raw.status, _lower(raw.headers), body)
+                refusal = Response(raw.status, lower_names(raw.headers), body)
                 if self._observe is not None:
                     self._observe(refusal)
                 raise error_from(refusal)
@@ -392,5 +286,6 @@ class SyncTransport:
             connection.close()
 
 
-def _lower(headers: Mapping[str, str] | HTTPMessage) -> dict[str, str]:
+def lower_names(headers: Mapping[str, str] | HTTPMessage) -> dict[str, str]:
+    """Return headers under lower-case names."""
     return {name.lower(): value for name, value in headers.items()}
