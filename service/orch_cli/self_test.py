@@ -159,7 +159,7 @@ def _canceled(connection: Connection, task: TaskRequest) -> str:
         asked = False
         for event in client.stream_task(task.task_id):
             match event:
-                case StartedEvent() | TokenEvent() if not asked:
+                case TokenEvent() if not asked:
                     client.cancel_task(task.task_id)
                     asked = True
                 case ErrorEvent():
