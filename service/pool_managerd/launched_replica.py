@@ -34,7 +34,7 @@ HANG_S = 10.0
 KILL_GRACE_S = 2.0
 # The port was free when we looked; somebody may have been quicker. That is no failure to wait for.
 PORT_ATTEMPTS = 3
-_PORT_TAKEN = re.compile(rb"address already in use|couldn't bind|failed to bind", re.IGNORECASE)
+PORT_TAKEN = re.compile(rb"address already in use|couldn't bind|failed to bind", re.IGNORECASE)
 
 _log = structlog.get_logger(__name__)
 
@@ -88,7 +88,7 @@ class LaunchedSupervisor:
             lost_port = (
                 cause.code is CauseCode.EXITED
                 and since_s is None
-                and _PORT_TAKEN.search(self._output.tail()) is not None
+                and PORT_TAKEN.search(self._output.tail()) is not None
             )
             lost_ports = lost_ports + 1 if lost_port else 0
             delay_s = (

@@ -130,11 +130,10 @@ class PoolHost:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         self._tasks.clear()
+        supervisors, self._supervisors = list(self._supervisors.values()), {}
         try:
             async with asyncio.timeout(deadline_s + KILL_WAIT_S):
-                await asyncio.gather(
-                    *(supervisor.stop(deadline_s) for supervisor in self._supervisors.values())
-                )
+                await asyncio.gather(*(supervisor.stop(deadline_s) for supervisor in supervisors))
         except TimeoutError:
             # A process inside a hung driver cannot be killed; the service must end all the same.
             _log.error("engines.unkillable", run_dir=str(self._run_dir))

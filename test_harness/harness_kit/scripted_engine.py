@@ -1,0 +1,148 @@
+"""An engine without a process: a test says how it is, the pool host finds out through the port."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from pool_managerd.observer import Cause
+from worker_adapters.adapter_api.types import (
+    Decode,
+    DecodeRequest,
+    EngineClient,
+    EngineError,
+    EngineFault,
+    EngineProperties,
+    Health,
+    SlotState,
+    TokenSink,
+)
+
+PROPERTIES = EngineProperties(
+    engine_version="scripted 1",
+    model_digest="sha256:" + "0" * 64,
+    model_name="scripted",
+    slots_total=4,
+    ctx_max=2048,
+)
+
+
+@dataclass(slots=True)
+class ScriptedEngine:
+    """How the engine is right now. `silent`: it accepts, and never answers."""
+
+    health: Health = Health.OK
+    silent: bool = False
+    properties: EngineProperties = PROPERTIES
+    properties_fault: EngineFault | None = None
+    probes: int = 0
+    open_clients: int = 0
+    claimed_digests: list[str | None] = field(default_factory=list)
+
+
+class ScriptedClient:
+    """`EngineClient` of a `ScriptedEngine`; it decodes nothing."""
+
+    def __init__(self, engine: ScriptedEngine) -> None:
+        self._engine = engine
+        engine.open_clients += 1
+
+    async def health(self, timeout_s: float) -> Health:
+        self._engine.probes += 1
+        if self._engine.silent:
+            await asyncio.sleep(timeout_s)
+            return Health.DOWN
+        return self._engine.health
+
+    async def properties(self) -> EngineProperties:
+        if self._engine.properties_fault is not None:
+            raise EngineError(self._engine.properties_fault, "scripted fault")
+        return self._engine.properties
+
+    async def count_tokens(self, text: str) -> int:
+        raise _unsupported()
+
+    async def apply_template(self, messages: Sequence[Mapping[str, str]]) -> str:
+        raise _unsupported()
+
+    async def slots(self) -> list[SlotState]:
+        return []
+
+    async def metrics(self) -> dict[str, float]:
+        return {}
+
+    async def embed(self, inputs: Sequence[str]) -> list[list[float]]:
+        raise _unsupported()
+
+    async def rerank(self, query: str, documents: Sequence[str]) -> list[float]:
+        raise _unsupported()
+
+    def decode(self, request: DecodeRequest, sink: TokenSink) -> Decode:
+        raise AssertionError("this engine is for probing")
+
+    async def close(self) -> None:
+        self._engine.open_clients -= 1
+
+
+class ScriptedAdapter:
+    """`EngineAdapter` that knows its engines by URL; `anywhere` answers at every other one."""
+
+    engine = "llamacpp"
+
+    def __init__(
+        self,
+        engines: Mapping[str, ScriptedEngine] | None = None,
+        anywhere: ScriptedEngine | None = None,
+    ) -> None:
+        self._engines = dict(engines or {})
+        self._anywhere = anywhere
+
+    def connect(self, url: str, *, model_digest: str | None = None) -> ScriptedClient:
+        engine = self._engines.get(url, self._anywhere)
+        if engine is None:
+            raise ValueError(f"no scripted engine at {url}")
+        engine.claimed_digests.append(model_digest)
+        return ScriptedClient(engine)
+
+
+class ReplicaRecorder:
+    """`ReplicaObserver` that remembers: what happened as (word, replica), and the values."""
+
+    def __init__(self) -> None:
+        self.events: list[tuple[str, str]] = []
+        self.properties: list[EngineProperties] = []
+        self.labels: list[tuple[tuple[str, str], ...]] = []
+        self.causes: list[Cause] = []
+
+    def replica_ready(
+        self,
+        pool_id: str,
+        replica_id: str,
+        client: EngineClient,
+        properties: EngineProperties,
+        labels: tuple[tuple[str, str], ...],
+    ) -> None:
+        self.events.append(("ready", replica_id))
+        self.properties.append(properties)
+        self.labels.append(labels)
+
+    def replica_lost(self, pool_id: str, replica_id: str, cause: Cause) -> None:
+        self.events.append(("lost", replica_id))
+        self.causes.append(cause)
+
+    def preload_outcome(self, pool_id: str, replica_id: str, ok: bool, cause: Cause | None) -> None:
+        self.events.append(("preloaded" if ok else "preload failed", replica_id))
+        if cause is not None:
+            self.causes.append(cause)
+
+    def restarted(self, pool_id: str, replica_id: str) -> None:
+        self.events.append(("restarted", replica_id))
+
+    def words(self) -> list[str]:
+        """What happened, whatever the replica."""
+        return [word for word, _ in self.events]
+
+
+def _unsupported() -> EngineError:
+    return EngineError(EngineFault.UNSUPPORTED, "this engine is for probing")
