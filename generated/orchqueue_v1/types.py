@@ -10,7 +10,7 @@ from orchqueue_v1.strict import Open, Strict
 Uuid: TypeAlias = Annotated[
     str,
     Meta(
-        description="A UUID in its 36-character form (RFC 9562). Letter case is not significant.",
+        description="A UUID in its 36-character form (RFC 9562). Letter case is not significant; answers have it in lower case.",
         max_length=36,
         min_length=36,
         pattern=r"^[0-9a-fA-F]{8}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{12}\Z",

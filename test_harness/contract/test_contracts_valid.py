@@ -44,6 +44,8 @@ GENERATORS = (
     *(codegen_config.generate, codegen_metrics.generate),
 )
 
+MESSAGE = {"role": "user", "content": "x"}
+
 OPERATIONS = {
     ("POST", "/v1/tasks"): ("submit_task", 202, ["data"]),
     ("GET", "/v1/tasks/{id}/stream"): ("stream_task", 200, ["data"]),
@@ -231,13 +233,18 @@ def test_every_example_obeys_its_schema(path: str) -> None:
     ("change", "accepted"),
     [
         ({"prompt": "x"}, True),
-        ({"messages": [{"role": "user", "content": "x"}]}, True),
+        ({"messages": [MESSAGE]}, True),
         ({}, False),
-        ({"prompt": "x", "messages": [{"role": "user", "content": "x"}]}, False),
+        ({"prompt": "x", "messages": [MESSAGE]}, False),
         ({"inputs": ["x"]}, False),
+        ({"prompt": "x", "inputs": ["x"]}, False),
         ({"workload": "embedding", "inputs": ["x"]}, True),
         ({"workload": "embedding", "prompt": "x"}, False),
+        ({"workload": "embedding", "inputs": ["x"], "messages": [MESSAGE]}, False),
         ({"workload": "rerank", "prompt": "q", "inputs": ["x"]}, True),
+        ({"workload": "rerank", "inputs": ["q", "x"]}, True),
+        ({"workload": "rerank", "inputs": ["q"]}, False),
+        ({"workload": "rerank", "prompt": "q"}, False),
     ],
 )
 def test_each_workload_needs_its_input(change: dict[str, Any], accepted: bool) -> None:
