@@ -1,0 +1,98 @@
+"""A real llama.cpp server for tests: SmolLM2 under the product's own launcher, as a process.
+
+`with LlamaCppEngine() as engine: … engine.url`. Needs the packages of the `engine` extra and the
+model package; without them the tests that use it fail, they are not skipped. Invariant: the
+process is ended by its process id when the block is left, however it is left.
+"""
+
+from __future__ import annotations
+
+import http.client
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from tempfile import TemporaryFile
+from typing import Self
+
+from harness_kit.waiting import wait_until
+from pool_managerd.model_files import find_model
+
+MODEL = "builtin:smollm2"
+# Seconds: half of one on an idle machine, much more while eight others share two cores.
+READY_S = 90.0
+
+
+def free_port() -> int:
+    """A port of 127.0.0.1 that was free a moment ago."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+class LlamaCppEngine:
+    """One server process. `ctx` is per slot; `extra` are further options of the launcher."""
+
+    def __init__(self, *, ctx: int = 1024, parallel: int = 2, extra: tuple[str, ...] = ()) -> None:
+        self.port = free_port()
+        self._options = ["--ctx", str(ctx), "--parallel", str(parallel), *extra]
+        self._process: subprocess.Popen[bytes] | None = None
+        self._log = TemporaryFile()  # noqa: SIM115 - closed in __exit__
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    @property
+    def pid(self) -> int:
+        assert self._process is not None, "not started"
+        return self._process.pid
+
+    def __enter__(self) -> Self:
+        self.launch()
+        try:
+            wait_until(self._is_healthy, READY_S, "the engine's /health")
+        except BaseException:
+            self.__exit__()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.kill()
+        self._log.close()
+
+    def launch(self) -> None:
+        """Start the process and return at once, before it listens."""
+        command = [sys.executable, "-m", "pool_managerd.llamacpp_launcher"]
+        command += ["--port", str(self.port), "--model", MODEL, *self._options]
+        self._process = subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=self._log, stderr=subprocess.STDOUT
+        )
+
+    def kill(self) -> None:
+        """SIGKILL, as a crash: connections are reset and the port is closed."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+            self._process = None
+
+    @property
+    def model_path(self) -> Path:
+        """The model file that the server loads."""
+        return find_model(MODEL).path
+
+    def _is_healthy(self) -> bool:
+        assert self._process is not None, "not started"
+        if self._process.poll() is not None:
+            self._log.seek(0)
+            said = self._log.read()[-2000:].decode(errors="replace")
+            raise AssertionError(f"the engine exited with {self._process.returncode}: {said}")
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=2.0)
+        try:
+            connection.request("GET", "/health")
+            return connection.getresponse().status == 200
+        except OSError:
+            return False
+        finally:
+            connection.close()
