@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from worker_adapters.adapter_api.types import EngineFault, Sampling
@@ -80,7 +80,8 @@ def answer_of(
 ) -> Answer:
     """The answer to `prompt`; the seed matters at a temperature above 0 only."""
     drawn = seed if sampling.temperature > 0 else 0
-    key = hashlib.blake2b(repr((prompt, drawn, sampling, salt)).encode(), digest_size=32).digest()
+    drawing = replace(sampling, stop=())  # a stop string cuts the answer, it does not change it
+    key = hashlib.blake2b(repr((prompt, drawn, drawing, salt)).encode(), digest_size=32).digest()
     pieces: list[str] = []
     for index in range(max_tokens):
         digest = hashlib.blake2b(index.to_bytes(8, "big"), key=key, digest_size=4).digest()
