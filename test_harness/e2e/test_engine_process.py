@@ -111,6 +111,19 @@ def test_a_dead_engine_is_noticed_at_once_with_its_last_words_and_started_again(
     assert recorder.words() == ["preloaded", "ready", "lost", "restarted", "preloaded", "ready"]
 
 
+def test_what_a_dead_engine_started_is_gone_before_the_next_one_starts(tmp_path: Path) -> None:
+    async def scenario(host: PoolHost, engine: ScriptedEngine, recorder: ReplicaRecorder) -> None:
+        first = await ready(host)
+        await wait_until_async(lambda: len(list(carriers_of(host._marker))) == 2, WAIT_S)
+        (orphan,) = set(carriers_of(host._marker)) - {first}
+        os.kill(first, signal.SIGKILL)
+        await wait_until_async(lambda: recorder.words().count("ready") == 2, WAIT_S)
+        # Ended; whether init has reaped it yet is not our business.
+        assert orphan not in carriers_of(host._marker)
+
+    play(tmp_path, "setsid sleep 1000 & exec sleep 1000", scenario)
+
+
 @pytest.mark.req("OC-POOL-3002")
 def test_an_engine_that_cannot_load_fails_fast_and_backs_off(tmp_path: Path) -> None:
     async def scenario(host: PoolHost, engine: ScriptedEngine, recorder: ReplicaRecorder) -> None:

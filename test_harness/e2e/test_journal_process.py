@@ -30,7 +30,7 @@ async def client(journal, name):
 
 async def main():
     journal = SqliteJournal(Path(sys.argv[1]), sys.argv[2])
-    await asyncio.gather(*[client(journal, f"client{n}") for n in range(8)])
+    await asyncio.gather(*[client(journal, f"{sys.argv[3]}.{n}") for n in range(8)])
 
 asyncio.run(main())
 """
@@ -86,13 +86,11 @@ async def replay(path: Path) -> list[str]:
     return records
 
 
-@pytest.mark.req("ORCH-3203")
-@pytest.mark.parametrize("sync", ["full", "off"])
-def test_every_acknowledged_record_survives_sigkill_in_order(tmp_path: Path, sync: str) -> None:
-    path = tmp_path / "journal"
+def acknowledged_until_killed(path: Path, sync: str, life: int) -> list[str]:
+    """What one process, killed in the midst of its commits, said was durable."""
     acknowledged: list[str] = []
     process = subprocess.Popen(
-        [sys.executable, "-c", APPENDS_UNTIL_KILLED, str(path), sync],
+        [sys.executable, "-c", APPENDS_UNTIL_KILLED, str(path), sync, str(life)],
         stdout=subprocess.PIPE,
         text=True,
     )
@@ -100,26 +98,35 @@ def test_every_acknowledged_record_survives_sigkill_in_order(tmp_path: Path, syn
     try:
         for line in process.stdout:
             acknowledged.append(line.strip())
-            if len(acknowledged) == 500:
-                os.kill(process.pid, signal.SIGKILL)  # in the midst of the next commits
+            if len(acknowledged) == 200:
+                os.kill(process.pid, signal.SIGKILL)
                 break
-        rest = process.stdout.read()
-        acknowledged += [line for line in rest.split("\n")[:-1] if line]
+        acknowledged += process.stdout.read().split("\n")[:-1]
     finally:
         process.kill()
         process.wait()
         process.stdout.close()
+    return acknowledged
+
+
+@pytest.mark.req("ORCH-3203")
+@pytest.mark.parametrize("sync", ["full", "off"])
+def test_every_acknowledged_record_survives_sigkill_in_order(tmp_path: Path, sync: str) -> None:
+    path = tmp_path / "journal"
+    lives = [acknowledged_until_killed(path, sync, life) for life in range(4)]
 
     kept = asyncio.run(replay(path))
 
-    assert len(acknowledged) >= 500
-    assert set(acknowledged) <= set(kept)
     assert len(kept) == len(set(kept))
-    for client in range(8):
-        own = [record for record in kept if record.startswith(f"client{client}-")]
-        assert own == [f"client{client}-{number}" for number in range(len(own))]
-    # What is kept beyond the acknowledged was in the group under way: one record a client at most.
-    assert len(kept) - len(acknowledged) <= 8
+    for life, acknowledged in enumerate(lives):
+        of_life = [record for record in kept if record.startswith(f"{life}.")]
+        assert len(acknowledged) >= 200
+        assert set(acknowledged) <= set(of_life)
+        # What is kept beyond that was in the group under way: one record a client at most.
+        assert len(of_life) - len(acknowledged) <= 8
+        for client in range(8):
+            own = [record for record in of_life if record.startswith(f"{life}.{client}-")]
+            assert own == [f"{life}.{client}-{number}" for number in range(len(own))]
 
 
 @pytest.mark.req("ORCH-3203")

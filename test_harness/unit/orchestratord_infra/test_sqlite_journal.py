@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from harness_kit.waiting import wait_until_async
 from orchestratord.infra.sqlite_journal import SCHEMA_VERSION, SqliteJournal
 from orchestratord.ports.journal import JournalError
 
@@ -35,6 +36,24 @@ def test_what_waits_together_is_committed_together(tmp_path: Path) -> None:
     assert records == 1000
     # The loop thread appends a thousand in milliseconds, and each commit waits for the disk.
     assert commits < 500
+
+
+def test_nothing_is_acknowledged_before_its_commit(tmp_path: Path) -> None:
+    async def scenario() -> bool:
+        journal = SqliteJournal(tmp_path / "journal")
+        # Holding the database stands for a commit that is still under way.
+        with journal._database_lock:
+            durable = journal.append(b"x")
+            await wait_until_async(lambda: journal.stats().waiting_records == 0, 5)
+            turn_over = asyncio.Event()
+            asyncio.get_running_loop().call_soon(turn_over.set)
+            await turn_over.wait()
+            early = durable.done()
+        await durable
+        await journal.close()
+        return early
+
+    assert not asyncio.run(scenario())
 
 
 def test_a_group_is_one_row(tmp_path: Path) -> None:
