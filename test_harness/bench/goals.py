@@ -57,9 +57,12 @@ def relay_goals(repetitions: Sequence[Relayed]) -> list[Goal]:
     work it shares between requests, low. So the ratio per task comes twice: with the same normal
     client for both, and against the router's better figure of the two clients.
     """
-    ours = [one for one in repetitions if one.peer == SERVICE]
-    theirs = [one for one in repetitions if one.peer == ROUTER]
-    pairs = list(zip(ours, theirs, strict=False))
+    theirs = {one.repetition: one for one in repetitions if one.peer == ROUTER}
+    pairs = [
+        (one, theirs[one.repetition])
+        for one in repetitions
+        if one.peer == SERVICE and one.repetition in theirs
+    ]
     if not pairs:
         return []
     best = [min(router.task_ms, router.task_quickack_ms) for _, router in pairs]

@@ -67,6 +67,7 @@ class Relayed:
     """One repetition of one peer."""
 
     peer: str
+    repetition: int
     task: Measured
     task_quickack: Measured
     firehose: Measured
@@ -115,6 +116,7 @@ class Relayed:
         """For the JSON report."""
         return {
             "peer": self.peer,
+            "repetition": self.repetition,
             "task_ms": self.task_ms,
             "task_quickack_ms": self.task_quickack_ms,
             "firehose_us": self.firehose_us,
@@ -129,7 +131,7 @@ def _per_task_ms(phase: Measured) -> float:
     return 1e3 * phase.peer_cpu_s / max(1, phase.outcome.requests)
 
 
-def relay(target: Target, seconds: float, paced_tokens: int) -> Relayed:
+def relay(target: Target, repetition: int, seconds: float, paced_tokens: int) -> Relayed:
     """All phases on a started peer; `seconds` is the length of each closed-loop phase."""
     target.engine.pace(0)
     warm_up = ClosedLoop(TASK_CONNECTIONS, seconds=min(1.0, seconds))
@@ -139,6 +141,7 @@ def relay(target: Target, seconds: float, paced_tokens: int) -> Relayed:
     firehose = measure(target, FIREHOSE_TOKENS, ClosedLoop(FIREHOSE_STREAMS, seconds=seconds))
     return Relayed(
         target.name,
+        repetition,
         task,
         task_quickack,
         firehose,

@@ -26,7 +26,13 @@ from bench.load import ClosedLoop
 
 MEASURES = ("core", "admission", "relay")
 PROFILE_FRAMES = 25
+LONG_QUEUE = 1_000_000  # filling it takes minutes: measured once
 WORK = peers.ROOT / "build" / "bench"  # git-ignored, and on the disk of the checkout
+
+
+def say(what: str) -> None:
+    """Progress, beside the tables."""
+    print(what, file=sys.stderr, flush=True)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -60,7 +66,8 @@ def started(name: str, work: Path) -> Iterator[peers.Target]:
 def measure_core(results: report.Results, waiting: tuple[int, ...], reps: int) -> None:
     """The core at each queue length."""
     for length in waiting:
-        for _ in range(reps):
+        for _ in range(reps if length < LONG_QUEUE else 1):
+            say(f"core, {length} waiting")
             results.core.append(core.queue_cost(length))
 
 
@@ -69,9 +76,12 @@ def measure_relay(results: report.Results, options: argparse.Namespace, work: Pa
     names = [peers.SERVICE] if options.without_peers else list(peers.STARTERS)
     for repetition in range(options.reps):
         for name in names if repetition % 2 == 0 else reversed(names):
+            say(f"relay {repetition + 1}/{options.reps}, {name}")
             try:
                 with started(name, work) as target:
-                    measured = relay.relay(target, options.seconds, options.paced_tokens)
+                    measured = relay.relay(
+                        target, repetition, options.seconds, options.paced_tokens
+                    )
             except (proc.NotReady, subprocess.CalledProcessError) as failed:
                 results.failures.append(f"relay, {name}: {failed}")
                 continue
@@ -90,7 +100,8 @@ def _note_errors(results: report.Results, name: str, measured: relay.Relayed) ->
 
 def measure_admission(results: report.Results, options: argparse.Namespace, work: Path) -> None:
     """The service alone."""
-    for _ in range(options.reps):
+    for repetition in range(options.reps):
+        say(f"admission {repetition + 1}/{options.reps}")
         try:
             with started(peers.SERVICE, work) as target:
                 measured = admission(target, options.seconds)

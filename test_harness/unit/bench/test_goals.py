@@ -28,11 +28,14 @@ def measured(requests: int, tokens: int, cpu_s: float) -> Measured:
     return Measured(outcome(requests, tokens), cpu_s, 0.0, 0.0, 0.0)
 
 
-def relayed(peer: str, task_ms: float, quickack_ms: float, paced_us: float) -> Relayed:
+def relayed(
+    peer: str, task_ms: float, quickack_ms: float, paced_us: float, repetition: int = 0
+) -> Relayed:
     # 100 requests are taken off at the price of the task phase: paced CPU is tokens + requests.
     paced_s = 10_000 * paced_us / 1e6 + 100 * task_ms / 1e3
     return Relayed(
         peer,
+        repetition,
         measured(1000, 1000, task_ms),
         measured(1000, 1000, quickack_ms),
         measured(32, 32_000, 0.5),
@@ -57,8 +60,9 @@ def test_ratios_pair_the_repetitions_and_name_both_clients() -> None:
     repetitions = [
         relayed(SERVICE, 0.3, 0.25, 30.0),
         relayed(ROUTER, 0.3, 0.2, 30.0),
-        relayed(ROUTER, 0.2, 0.4, 20.0),
-        relayed(SERVICE, 0.22, 0.25, 26.0),
+        relayed(ROUTER, 0.2, 0.4, 20.0, repetition=1),
+        relayed(SERVICE, 0.22, 0.25, 26.0, repetition=1),
+        relayed(SERVICE, 9.9, 9.9, 99.0, repetition=2),
     ]
 
     token, task, task_best = relay_goals(repetitions)
