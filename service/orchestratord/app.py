@@ -26,16 +26,17 @@ import structlog
 import uvloop
 
 import orchcontrol_v1
+from orch_config import Config
 from orchestrator_core.determinism import determinism_key
 from orchestrator_core.errors import Code, Reason, Refusal
 from orchestrator_core.events import PoolDraining
 from orchestrator_core.scheduler import Scheduler
 from orchestrator_core.task import Determinism, Workload
-from orchestratord.api.control_plane import ControlPlane, build_control_app
+from orchestratord.api.control_plane import ControlApp, ControlPlane
 from orchestratord.api.data_plane import DataPlane
 from orchestratord.api.gate import Gate
+from orchestratord.api.http_server import HttpServer
 from orchestratord.api.public_pages import PublicPages
-from orchestratord.api.server import Server, build_server
 from orchestratord.configuration import LoadedConfig, load_config
 from orchestratord.infra.local_coordinator import LocalCoordinator
 from orchestratord.infra.logging import LineBuffer, configure_logging
@@ -129,6 +130,7 @@ class Orchestrator:
             journal,
             self.telemetry,
             sampler_profiles(config),
+            exact_counts=_has_budget(config),
         )
         self.sessions = SessionService(self.scheduling, self.jobs, journal, config.sessions.ttl_ms)
         self.recovery = RecoveryService(
@@ -208,18 +210,23 @@ class Orchestrator:
             self.cancellation,
             self.sessions,
             self.hub,
-            config.server.max_body_bytes,
         )
-        control_app = build_control_app(ControlPlane(self.overview), orchcontrol_v1.contract_text())
         return Gate(
             data_plane if data else None,
-            control_app if control else None,
+            ControlApp(ControlPlane(self.overview), orchcontrol_v1.contract_text())
+            if control
+            else None,
             PublicPages(self.ready, self.render_metrics),
             key_ring(config),
             self.telemetry,
             config.server.max_body_bytes,
             config.server.metrics_public,
         )
+
+    def server(self, *, data: bool, control: bool) -> HttpServer:
+        """A server for one port."""
+        gate = self.gate(data=data, control=control)
+        return HttpServer(gate, self.config.server.max_body_bytes, time.monotonic)
 
     def render_metrics(self) -> bytes:
         """All metrics, gauges brought up to date first."""
@@ -251,6 +258,11 @@ class Orchestrator:
             await asyncio.wait_for(self.dispatcher.idle.wait(), deadline_s)
         self.dispatcher.abandon()
         self.hub.close_all(waiting_only=False)
+
+
+def _has_budget(config: Config) -> bool:
+    budgets = config.sessions.budgets
+    return any(b is not None for b in (budgets.tokens, budgets.time_ms, budgets.cost))
 
 
 def _determinism_record(job: Job, sha256: str) -> DeterminismRecord | None:
@@ -318,33 +330,28 @@ async def _serve(orchestrator: Orchestrator, host: str, port: int, logs: LineBuf
     orchestrator.replicas.start()
     orchestrator.recovery.run()
     control_port = config.server.control_port
-    servers: list[tuple[Server, socket.socket]] = [
-        (
-            build_server(orchestrator.gate(data=True, control=control_port is None)),
-            _listen(host, port),
-        )
+    servers = [
+        (orchestrator.server(data=True, control=control_port is None), _listen(host, port)),
     ]
     if control_port is not None:
-        gate = orchestrator.gate(data=False, control=True)
-        servers.append((build_server(gate), _listen(host, control_port)))
-    tasks = [asyncio.create_task(server.serve(sockets=[sock])) for server, sock in servers]
+        servers.append((orchestrator.server(data=False, control=True), _listen(host, control_port)))
     ticks = [
         asyncio.create_task(_every(PERIOD_S, lambda _: orchestrator.watchdog.look())),
         asyncio.create_task(_every(READER_TICK_S, orchestrator.hub.tick)),
         asyncio.create_task(_every(LOG_FLUSH_S, lambda _: logs.flush())),
     ]
     await orchestrator.pool_host.start()
-    await asyncio.gather(*(server.listening.wait() for server, _ in servers))
-    _announce(servers, host)
-    stopped = asyncio.create_task(stop.wait())
-    await asyncio.wait([stopped, *tasks], return_when=asyncio.FIRST_COMPLETED)
+    for server, sock in servers:
+        await server.start(sock)
+    _announce([sock for _, sock in servers], host)
+    await stop.wait()
     budget_s = config.server.shutdown_ms / 1000
     reserve_s = min(SHUTDOWN_RESERVE_S, budget_s / 2)
     await orchestrator.drain(budget_s - reserve_s)
-    for server, _ in servers:
-        server.should_exit = True
-        server.config.timeout_graceful_shutdown = 1
-    await asyncio.gather(*tasks, orchestrator.pool_host.stop(reserve_s * 0.75))
+    await asyncio.gather(
+        *(server.stop(reserve_s / 2) for server, _ in servers),
+        orchestrator.pool_host.stop(reserve_s * 0.75),
+    )
     for tick in ticks:
         tick.cancel()
     return 0
@@ -363,15 +370,15 @@ def _listen(host: str, port: int) -> socket.socket:
     return sock
 
 
-def _announce(servers: list[tuple[Server, socket.socket]], host: str) -> None:
+def _announce(sockets: list[socket.socket], host: str) -> None:
     line: dict[str, Any] = {
         "event": "listening",
         "host": host,
-        "port": servers[0][1].getsockname()[1],
+        "port": sockets[0].getsockname()[1],
         "pid": os.getpid(),
     }
-    if len(servers) > 1:
-        line["control_port"] = servers[1][1].getsockname()[1]
+    if len(sockets) > 1:
+        line["control_port"] = sockets[1].getsockname()[1]
     print(json.dumps(line), flush=True)
     log.info("service.listening", **{k: v for k, v in line.items() if k != "event"})
 

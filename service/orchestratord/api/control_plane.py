@@ -19,7 +19,8 @@ from starlette.responses import Response
 
 from orchestrator_core.errors import Code
 from orchestratord.api.errors import HttpError, error_response, invalid
-from orchestratord.api.types import AsgiApp
+from orchestratord.api.http_server import Headers
+from orchestratord.api.types import AsgiApp, Exchange, Message
 from orchestratord.services.overview import OverviewService
 
 with warnings.catch_warnings():
@@ -68,7 +69,65 @@ def _not_served(operation_id: str) -> Callable[..., Any]:
     return handler
 
 
-def build_control_app(control: ControlPlane, contract: str) -> AsgiApp:
+class ControlApp:
+    """The control plane as the gate calls it: one request to connexion and back."""
+
+    def __init__(self, control: ControlPlane, contract: str) -> None:
+        self._app = _connexion_app(control, contract)
+
+    async def __call__(self, exchange: Exchange) -> None:
+        request = exchange.request
+        try:
+            request.body.decode()
+        except UnicodeDecodeError as error:
+            raise invalid(f"body: not valid JSON in UTF-8: {error}") from None
+        headers = [
+            (name, value)
+            for name, value in request.headers.items()
+            if name not in (b"transfer-encoding", b"content-length")
+        ]
+        # connexion takes no chunked bodies: it gets the whole one with its length.
+        if request.body or request.method not in ("GET", "HEAD"):
+            headers.append((b"content-length", b"%d" % len(request.body)))
+        scope = {
+            "type": "http",
+            "asgi": {"version": "3.0", "spec_version": "2.3"},
+            "http_version": "1.1",
+            "method": request.method,
+            "scheme": "http",
+            "path": request.path,
+            "raw_path": request.path.encode(),
+            "query_string": request.query,
+            "root_path": "",
+            "headers": headers,
+            "client": None,
+            "server": None,
+        }
+        pending: list[Message] = [
+            {"type": "http.request", "body": request.body, "more_body": False}
+        ]
+        status = 500
+        answer_headers: Headers = []
+        parts: list[bytes] = []
+
+        async def receive() -> Message:
+            return pending.pop() if pending else {"type": "http.disconnect"}
+
+        async def send(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                answer_headers.extend(
+                    header for header in message["headers"] if header[0] != b"content-length"
+                )
+            else:
+                parts.append(message.get("body", b""))
+
+        await self._app(scope, receive, send)
+        exchange.finish(status, answer_headers, b"".join(parts))
+
+
+def _connexion_app(control: ControlPlane, contract: str) -> AsgiApp:
     """An ASGI app for the contract's text; its errors all carry the envelope."""
     document = yaml.safe_load(contract)
     # The gate checks keys and roles for both planes; connexion shall not do it again.

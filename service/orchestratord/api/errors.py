@@ -8,8 +8,7 @@ from typing import Any, assert_never
 import msgspec
 
 from orchestrator_core.errors import Code, Reason, Refusal
-
-Headers = list[tuple[bytes, bytes]]
+from orchestratord.api.http_server import Headers
 
 # What a 503 or 429 without a better figure says: one second.
 DEFAULT_RETRY_AFTER_MS = 1000

@@ -11,7 +11,7 @@ import swagger_ui_bundle
 
 import orchcontrol_v1
 import orchqueue_v1
-from orchestratord.api.errors import Headers
+from orchestratord.api.http_server import Headers
 
 Rendered = tuple[int, Headers, bytes]
 
@@ -33,10 +33,11 @@ urls: [{url: "/openapi/data.yaml", name: "OrchQueue v1 (data plane)"},
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """One GET resource; `operation` labels its metric."""
+    """One GET resource; `operation` labels its metric, `public` needs no key."""
 
     operation: str
     render: Callable[[], Rendered]
+    public: bool = True
 
 
 class PublicPages:
@@ -50,7 +51,7 @@ class PublicPages:
         self._pages = {
             "/livez": Page("livez", lambda: (200, _JSON, b'{"live":true}')),
             "/readyz": Page("readyz", self._readyz),
-            "/metrics": Page("metrics", lambda: (200, _METRICS, metrics())),
+            "/metrics": Page("metrics", lambda: (200, _METRICS, metrics()), public=False),
             "/openapi/data.yaml": Page("openapi", lambda: (200, _YAML, data)),
             "/openapi/control.yaml": Page("openapi", lambda: (200, _YAML, control)),
             "/docs": Page("docs", lambda: (200, _HTML, _DOCS)),

@@ -1,18 +1,15 @@
 """`GET /v1/tasks/{id}/stream`: server-sent events straight from the log to the connection.
 
-The head goes through uvicorn, the events go to the transport as HTTP chunks, the end goes through
-uvicorn again, so that the connection stays usable. Requirements: ORCH-2002, ORCH-3202.
+The head leaves with the events that are there already; from then on the log's own callback writes.
+No coroutine is involved. Requirements: ORCH-2002, ORCH-3202.
 """
 
 from __future__ import annotations
 
-import asyncio
-
-from orchestratord.api.errors import Headers
-from orchestratord.api.server import SCOPE_KEY, Connection
-from orchestratord.api.types import Receive, Scope, Send
+from orchestratord.api.http_server import Headers, HttpConnection
+from orchestratord.api.types import Exchange
 from orchestratord.services.jobs import Job
-from orchestratord.services.streams import ReaderHub
+from orchestratord.services.streams import ReaderHub, StreamReader
 
 _HEAD: Headers = [
     (b"content-type", b"text/event-stream; charset=utf-8"),
@@ -22,57 +19,45 @@ _HEAD: Headers = [
 
 
 class ConnectionWriter:
-    """Writes events as HTTP chunks on one connection."""
+    """An `EventWriter` on one connection; the head goes out with the first bytes."""
 
-    __slots__ = ("_connection", "done")
+    __slots__ = ("_connection", "_head")
 
-    def __init__(self, connection: Connection, done: asyncio.Future[bool]) -> None:
+    def __init__(self, connection: HttpConnection, head: Headers) -> None:
         self._connection = connection
-        self.done = done
+        self._head: Headers | None = head
 
     @property
     def congested(self) -> bool:
-        return self._connection.flow.write_paused
+        return self._connection.congested
 
     def write(self, data: bytes) -> None:
-        self._connection.transport.write(b"%x\r\n%b\r\n" % (len(data), data))
+        head, self._head = self._head, None
+        if head is None:
+            self._connection.write(data)
+        else:
+            self._connection.start_stream(head, data)
+
+    def begin(self) -> None:
+        """Send the head now when nothing has been written yet."""
+        head, self._head = self._head, None
+        if head is not None:
+            self._connection.start_stream(head, b"")
 
     def finish(self) -> None:
-        if not self.done.done():
-            self.done.set_result(True)
+        self.begin()
+        self._connection.end_stream()
 
 
-async def stream_response(
-    scope: Scope,
-    receive: Receive,
-    send: Send,
-    hub: ReaderHub,
-    job: Job,
-    last_event_id: int,
-    headers: Headers,
+def stream_response(
+    exchange: Exchange, hub: ReaderHub, job: Job, last_event_id: int, headers: Headers
 ) -> None:
-    """Answer with the events after `last_event_id` until the terminal event or the client's end."""
-    connection: Connection = scope[SCOPE_KEY]
-    done: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
-    writer = ConnectionWriter(connection, done)
-    await send({"type": "http.response.start", "status": 200, "headers": _HEAD + headers})
-    if connection.cycle.disconnected:
-        return
-    reader = hub.attach(job, last_event_id, writer)
-
-    def lost() -> None:
-        if not done.done():
-            done.set_result(False)
-
-    connection.on_lost = lost
+    """Answer with the events after `last_event_id`, until the terminal one or the client's end."""
+    connection = exchange.connection
+    writer = ConnectionWriter(connection, [*_HEAD, *headers, *exchange.base_headers])
+    reader: StreamReader = hub.attach(job, last_event_id, writer)
+    exchange.counted(200)
+    connection.on_lost = lambda: hub.gone(reader)
     connection.on_writable = reader.pump
-    try:
-        reader.pump()
-        complete = await done
-    finally:
-        connection.on_lost = connection.on_writable = None
-        reader.close()
-    if complete:
-        await send({"type": "http.response.body", "body": b"", "more_body": False})
-    else:
-        hub.gone(reader)
+    reader.pump()
+    writer.begin()

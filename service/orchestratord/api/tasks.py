@@ -14,7 +14,8 @@ from msgspec import UnsetType
 
 from orchestrator_core.sessions.session_table import SessionView
 from orchestrator_core.task import Determinism, Priority, Workload
-from orchestratord.api.errors import Headers, invalid
+from orchestratord.api.errors import invalid
+from orchestratord.api.http_server import Headers
 from orchestratord.api.keys import Principal
 from orchestratord.services.admission import Draft, Message, SamplingOverride
 from orchestratord.services.jobs import Job

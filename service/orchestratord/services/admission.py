@@ -9,9 +9,9 @@ Requirements: ORCH-2001, ORCH-3014, ORCH-3015, OC-CTRL-2010, OC-CORE-1020.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import TypeAlias, TypeVar
 
 import structlog
 
@@ -20,13 +20,13 @@ from orchestrator_core.effects import Rejected
 from orchestrator_core.errors import Code, Reason, Refusal
 from orchestrator_core.events import Cancel, Submit
 from orchestrator_core.task import Determinism, Priority, Task, Workload
-from orchestratord.ports.journal import Journal, JournalError
+from orchestratord.ports.journal import Journal
 from orchestratord.services import records
 from orchestratord.services.jobs import Job, JobTable, Payload, Phase
 from orchestratord.services.replicas import PoolTraits, ReplicaDirectory
 from orchestratord.services.scheduling import SchedulingService
 from orchestratord.services.telemetry import Telemetry
-from worker_adapters.adapter_api.types import EngineError, EngineFault, Sampling
+from worker_adapters.adapter_api.types import EngineClient, EngineError, EngineFault, Sampling
 
 log = structlog.get_logger("orchestratord.admission")
 
@@ -112,6 +112,9 @@ class IdConflict:
     task_id: str
 
 
+Outcome: TypeAlias = Job | Refusal | IdConflict
+
+
 @dataclass(frozen=True, slots=True)
 class _Profile:
     version: str
@@ -131,6 +134,8 @@ class AdmissionService:
         journal: Journal,
         telemetry: Telemetry,
         sampler_profiles: Mapping[str, Sampling],
+        *,
+        exact_counts: bool = False,
     ) -> None:
         self._scheduling = scheduling
         self._jobs = jobs
@@ -138,56 +143,84 @@ class AdmissionService:
         self._journal = journal
         self._telemetry = telemetry
         self._profiles = sampler_profiles
+        # Session budgets are charged by the token: an estimate would drift.
+        self.exact_counts = exact_counts
+        self._asking: set[asyncio.Task[None]] = set()
         # Set while the service shuts down: the refusal that every new task gets.
         self.closed: Refusal | None = None
 
-    async def submit(self, draft: Draft) -> Job | Refusal | IdConflict:
-        """Admit the draft; the returned job's promise is on disk. Raises nothing expected."""
+    def submit(self, draft: Draft, then: Callable[[Outcome], None]) -> None:
+        """Admit the draft; `then` is called once, now or later, with a job whose promise is on
+        disk, or with why not. A task is needed only where the engine has to be asked."""
         known = self._jobs.get(draft.key)
-        if known is None:
-            outcome = await self._prepare(draft)
-            if isinstance(outcome, Refusal):
-                self._telemetry.rejected(draft.engine, outcome, draft.key, draft.correlation_id)
-                return outcome
-            # The same id may have been admitted while the tokenizer was asked.
-            known = self._jobs.get(draft.key)
-            if known is None:
-                return await self._admit(draft, *outcome)
-        if known.body_digest != draft.body_digest:
-            return IdConflict(draft.task_id)
-        if known.admitted is not None:
-            try:
-                await asyncio.shield(known.admitted)
-            except JournalError as error:
-                return _not_durable(error, draft)
-        return known
-
-    async def _prepare(self, draft: Draft) -> tuple[Task, Payload] | Refusal:
-        """Everything that needs the engine or the configuration, before the core decides."""
-        if self.closed is not None:
-            return self.closed
-        profile = self._profile(draft)
+        if known is not None:
+            self._repeat(known, draft, then)
+            return
+        refusal = self.closed
+        profile = self._profile(draft) if refusal is None else refusal
         if isinstance(profile, Refusal):
-            return profile
-        version, sampling = profile.version, profile.sampling
+            self._refuse(draft, profile, then)
+            return
         client = self._replicas.client_for(draft.engine, draft.model_ref)
+        size_bytes = _size_bytes(draft.prompt or "", draft.inputs)
+        # A byte is at least a token: what fits in bytes fits, and there is no need to ask.
+        fits = size_bytes + draft.max_tokens <= draft.ctx and not draft.messages
+        if client is None or (fits and not self.exact_counts):
+            prompt_tokens = -(-size_bytes // _BYTES_PER_TOKEN)
+            self._decide(draft, profile, draft.prompt or "", prompt_tokens, then)
+            return
+        work = asyncio.get_running_loop().create_task(self._ask(client, draft, profile, then))
+        self._asking.add(work)
+        work.add_done_callback(self._asking.discard)
+
+    def _repeat(self, known: Job, draft: Draft, then: Callable[[Outcome], None]) -> None:
+        """The id is known: the same body gets the same answer, once that is durable."""
+        if known.body_digest != draft.body_digest:
+            then(IdConflict(draft.task_id))
+        elif known.admitted is None:
+            then(known)
+        else:
+            known.admitted.add_done_callback(lambda done: then(_outcome(known, done, draft)))
+
+    async def _ask(
+        self,
+        client: EngineClient,
+        draft: Draft,
+        profile: _Profile,
+        then: Callable[[Outcome], None],
+    ) -> None:
+        """Template and token count, by the engine."""
         prompt = draft.prompt or ""
         try:
-            if draft.messages and client is not None:
+            if draft.messages:
                 prompt = await client.apply_template(
                     [{"role": m.role, "content": m.content} for m in draft.messages]
                 )
-            texts = (prompt, *draft.inputs)
-            size_bytes = sum(len(text.encode()) for text in texts)
-            if client is None or size_bytes + draft.max_tokens <= draft.ctx:
-                # A byte is at least a token: it fits, and there is no need to ask.
-                prompt_tokens = -(-size_bytes // _BYTES_PER_TOKEN)
-            else:
-                prompt_tokens = 0
-                for text in texts:
-                    prompt_tokens += await client.count_tokens(text) if text else 0
+            prompt_tokens = 0
+            for text in (prompt, *draft.inputs):
+                prompt_tokens += await client.count_tokens(text) if text else 0
         except EngineError as error:
-            return self._engine_refusal(error, draft)
+            self._refuse(draft, self._engine_refusal(error, draft), then)
+            return
+        known = self._jobs.get(draft.key)
+        if known is not None:  # the same id was admitted meanwhile
+            self._repeat(known, draft, then)
+        else:
+            self._decide(draft, profile, prompt, prompt_tokens, then)
+
+    def _refuse(self, draft: Draft, refusal: Refusal, then: Callable[[Outcome], None]) -> None:
+        self._telemetry.rejected(draft.engine, refusal, draft.key, draft.correlation_id)
+        then(refusal)
+
+    def _decide(
+        self,
+        draft: Draft,
+        profile: _Profile,
+        prompt: str,
+        prompt_tokens: int,
+        then: Callable[[Outcome], None],
+    ) -> None:
+        """The core says yes or no; a yes is answered when it is on disk."""
         now_ms = self._scheduling.clock_ms()
         task = Task(
             key=draft.key,
@@ -206,10 +239,45 @@ class AdmissionService:
             deadline_at_ms=now_ms + draft.deadline_ms,
             client_id=draft.client_id,
             kv_hint=draft.kv_hint,
-            sampler_profile_version=version,
+            sampler_profile_version=profile.version,
         )
         seed = derive_seed(draft.task_id) if draft.seed is None else draft.seed
-        return task, Payload(prompt, draft.inputs, sampling, seed)
+        payload = Payload(prompt, draft.inputs, profile.sampling, seed)
+        job = Job(
+            task=task,
+            task_id=draft.task_id,
+            session_id=draft.session_id,
+            correlation_id=draft.correlation_id,
+            body_digest=draft.body_digest,
+            payload=payload,
+        )
+        # Registered before the step: the core may lease a slot for it at once.
+        self._jobs.add(job)
+        for effect in self._scheduling.step(Submit(task)):
+            if isinstance(effect, Rejected) and effect.task_key == task.key:
+                self._jobs.discard(job)
+                self._refuse(draft, effect.refusal, then)
+                return
+        self._telemetry.admitted(job)
+        session = self._scheduling.scheduler.session(task.session_key, now_ms)
+        assert session is not None, "an admitted task has a session"
+        job.session_until_ms = now_ms + session.ttl_ms_remaining
+        job.admitted = self._journal.append(
+            records.encode(_record(job, payload, session.created_ms, session.turns))
+        )
+
+        def durable(done: asyncio.Future[int]) -> None:
+            job.admitted = None
+            outcome = _outcome(job, done, draft)
+            if isinstance(outcome, Job):
+                self._jobs.use_row(job, done.result())
+            elif job.phase in (Phase.WAITING, Phase.RUNNING):
+                self._scheduling.step(Cancel(task.key))
+            if not isinstance(outcome, Job):
+                self._jobs.discard(job)  # the client may try the same id again
+            then(outcome)
+
+        job.admitted.add_done_callback(durable)
 
     def _profile(self, draft: Draft) -> _Profile | Refusal:
         """The sampler profile of the task: its own, else the pool's."""
@@ -241,47 +309,17 @@ class AdmissionService:
             engine=draft.engine,
         )
 
-    async def _admit(self, draft: Draft, task: Task, payload: Payload) -> Job | Refusal:
-        job = Job(
-            task=task,
-            task_id=draft.task_id,
-            session_id=draft.session_id,
-            correlation_id=draft.correlation_id,
-            body_digest=draft.body_digest,
-            payload=payload,
-        )
-        self._jobs.add(job)
-        # Registered before the step: the core may lease a slot for it at once.
-        for effect in self._scheduling.step(Submit(task)):
-            if isinstance(effect, Rejected) and effect.task_key == task.key:
-                self._jobs.discard(job)
-                refusal = effect.refusal
-                self._telemetry.rejected(draft.engine, refusal, draft.key, draft.correlation_id)
-                return refusal
-        self._telemetry.admitted(job)
-        session = self._scheduling.scheduler.session(task.session_key, task.arrived_ms)
-        assert session is not None, "an admitted task has a session"
-        job.session_until_ms = task.arrived_ms + session.ttl_ms_remaining
-        job.admitted = self._journal.append(
-            records.encode(_record(job, payload, session.created_ms, session.turns))
-        )
-        try:
-            row = await asyncio.shield(job.admitted)
-        except JournalError as error:
-            log.error("journal.lost_admission", job_id=draft.task_id, cause=str(error))
-            if job.phase in (Phase.WAITING, Phase.RUNNING):
-                self._scheduling.step(Cancel(task.key))
-            return _not_durable(error, draft)
-        job.admitted = None
-        self._jobs.use_row(job, row)
+
+def _size_bytes(prompt: str, inputs: tuple[str, ...]) -> int:
+    return len(prompt.encode()) + sum(len(text.encode()) for text in inputs)
+
+
+def _outcome(job: Job, done: asyncio.Future[int], draft: Draft) -> Outcome:
+    """What the journal made of an admission."""
+    error = None if done.cancelled() else done.exception()
+    if error is None and not done.cancelled():
         return job
-
-
-def _names(pools: list[PoolTraits]) -> str:
-    return ", ".join(sorted({repr(pool.spec.sampler_profile_version) for pool in pools}))
-
-
-def _not_durable(error: JournalError, draft: Draft) -> Refusal:
+    log.error("journal.lost_admission", job_id=draft.task_id, cause=str(error))
     return Refusal(
         Code.INTERNAL,
         Reason.INVALID,
@@ -290,6 +328,10 @@ def _not_durable(error: JournalError, draft: Draft) -> Refusal:
         retry_after_ms=1000,
         engine=draft.engine,
     )
+
+
+def _names(pools: list[PoolTraits]) -> str:
+    return ", ".join(sorted({repr(pool.spec.sampler_profile_version) for pool in pools}))
 
 
 def _record(

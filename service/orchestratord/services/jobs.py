@@ -120,8 +120,9 @@ class JobTable:
         self._jobs[job.task.key] = job
 
     def discard(self, job: Job) -> None:
-        """Forget a job that was never admitted."""
-        self._jobs.pop(job.task.key, None)
+        """Forget a job at once: it was never admitted, or its retention is over."""
+        if self._jobs.get(job.task.key) is job:
+            del self._jobs[job.task.key]
 
     def live(self) -> Iterator[Job]:
         """Jobs without a visible terminal event, in admission order."""
@@ -145,8 +146,9 @@ class JobTable:
         job.ended_ms = job.ended_ms or now_ms
         job.payload = None
         job.decode = None
-        self._ended[job.task.key] = job
-        self._ended_bytes += job.retained_bytes
+        if self._jobs.get(job.task.key) is job:
+            self._ended[job.task.key] = job
+            self._ended_bytes += job.retained_bytes
 
     def expire(self, now_ms: int) -> list[int]:
         """Forget finished jobs beyond time or bytes; returns the journal rows nobody needs now."""
@@ -160,7 +162,7 @@ class JobTable:
             if job.ended_ms + self.retain_ms > now_ms and self._ended_bytes <= self.retain_bytes:
                 break
             del self._ended[key]
-            del self._jobs[key]
+            self.discard(job)
             self._ended_bytes -= job.retained_bytes
             if job.session_until_ms > now_ms:
                 heapq.heappush(self._deferred, (job.session_until_ms, job.rows))
