@@ -133,6 +133,7 @@ def submit(
     """
     output = Output.of_process(as_json=as_json)
     text = _prompt_text(prompt, file)
+    content = _content(workload, text, chat=chat, system=system, inputs=inputs or [])
     sampling = _given(
         temperature=temperature,
         top_p=top_p,
@@ -164,7 +165,7 @@ def submit(
         "max_tokens": max_tokens,
         "deadline_ms": deadline_ms,
         "determinism": determinism.value,
-        **_content(workload, text, chat=chat, system=system, inputs=inputs or []),
+        **content,
         **_given(
             seed=seed,
             sampler_profile_version=sampler_profile,

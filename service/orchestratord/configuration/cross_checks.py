@@ -125,7 +125,7 @@ def _check_pool(
 ) -> None:
     replicas = pool.get("replicas") or []
     launch = pool.get("launch")
-    if not replicas and not launch:
+    if not replicas and launch is None:
         rule = "needs replicas (engines that run already) or launch (engines we start)"
         findings.reject(path, _ABSENT, rule)
     places = [((*path, "replicas", i, "id"), replica["id"]) for i, replica in enumerate(replicas)]
@@ -133,7 +133,7 @@ def _check_pool(
     urls = [((*path, "replicas", i, "url"), replica["url"]) for i, replica in enumerate(replicas)]
     _check_unique(urls, findings)
     carve_out = _section(data, "platform").get("cpu_carve_out", False)
-    if launch and not pool.get("devices") and not carve_out:
+    if launch is not None and not pool.get("devices") and not carve_out:
         rule = "launched engines need GPUs; CPU takes platform.cpu_carve_out: true (ORCH-1101)"
         findings.warn((*path, "devices"), _ABSENT, rule)
     _check_profile(data, pool, path, findings)
@@ -188,7 +188,7 @@ def _check_devices(pools: list[dict[str, Any]], findings: _Findings) -> None:
     """Two pools that launch engines on one device compete for its memory (ORCH-3003)."""
     owner: dict[str, str] = {}
     for index, pool in enumerate(pools):
-        if not pool.get("launch"):
+        if pool.get("launch") is None:
             continue
         for number, device in enumerate(pool.get("devices") or []):
             other = owner.setdefault(str(device), pool["id"])

@@ -312,6 +312,15 @@ def test_what_may_surprise_is_a_warning_and_no_refusal(text: str, part: str) -> 
     assert part in warnings[0]
 
 
+def test_a_launch_section_of_defaults_alone_is_a_launch() -> None:
+    text = KEYS + POOL[: POOL.index("    replicas")] + "    launch: {}\n    devices: [0]\n"
+
+    loaded = accept(text)
+
+    assert loaded.warnings == ()
+    assert loaded.config.pools[0].launch is not None
+
+
 def test_two_launching_pools_on_one_device_are_warned_of() -> None:
     pool = POOL + "    devices: [0]\n    launch: { count: 1 }\n"
     text = KEYS + pool + pool.removeprefix("pools:\n").replace("p0", "p1").replace("9001", "9002")
