@@ -15,7 +15,7 @@ from orchqueue_v1.transport import OrchError
 
 from harness_kit.scripted_server import end, event, started, token
 
-pytestmark = pytest.mark.req("ORCH-2002", "ORCH-3202")
+pytestmark = pytest.mark.req("ORCH-2002", "ORCH-3202", partial="the client's side")
 
 TEXT = (
     b": keep-alive\n\n"

@@ -243,7 +243,8 @@ def test_a_stream_as_json_is_one_event_a_line_and_nothing_else() -> None:
     assert result.stderr == ""
 
 
-@pytest.mark.req("OC-CLI-8001", "ORCH-3202")
+@pytest.mark.req("OC-CLI-8001")
+@pytest.mark.req("ORCH-3202", partial="the command line's side")
 def test_stream_goes_on_after_the_event_it_is_told() -> None:
     with service(stream=stream_answer(token(5, "rest"), end(6))) as server:
         result = run("stream", TASK, "--from", "6", "--url", server.url)
@@ -264,7 +265,8 @@ def test_a_task_that_fails_or_was_canceled_gives_exit_status_1() -> None:
     assert "the task was canceled" in canceled.stderr
 
 
-@pytest.mark.req("OC-CLI-8001", "ORCH-2006")
+@pytest.mark.req("OC-CLI-8001")
+@pytest.mark.req("ORCH-2006", partial="the command line's side")
 @pytest.mark.parametrize(
     ("status", "envelope", "exit_code", "words"),
     [

@@ -85,7 +85,7 @@ def test_the_printed_schema_is_a_schema_and_knows_a_good_configuration() -> None
     assert not Draft202012Validator(schema).is_valid({"pools": [pool | {"x": 1}]})
 
 
-@pytest.mark.req("ORCH-3035")
+@pytest.mark.req("ORCH-3035", partial="the command line's side")
 def test_a_hashed_key_verifies_and_is_never_shown() -> None:
     from_stdin = run("keys", "hash", stdin="s3cret-key\n")
     from_env = run("keys", "hash", "--env", "K", K="s3cret-key")
@@ -96,7 +96,7 @@ def test_a_hashed_key_verifies_and_is_never_shown() -> None:
         assert "s3cret" not in result.output
 
 
-@pytest.mark.req("ORCH-3035")
+@pytest.mark.req("ORCH-3035", partial="the command line's side")
 def test_a_generated_key_is_shown_once_and_matches_its_hash() -> None:
     first, second = (json.loads(run("keys", "hash", "--generate", "--json").stdout) for _ in "ab")
 

@@ -331,7 +331,8 @@ def test_two_launching_pools_on_one_device_are_warned_of() -> None:
     assert "pool p0" in warning
 
 
-@pytest.mark.req("OC-CLI-8003", "ORCH-3075")
+@pytest.mark.req("OC-CLI-8003")
+@pytest.mark.req("ORCH-3075", partial="its configuration")
 def test_effective_quotas_fill_in_what_was_left_out() -> None:
     text = (
         KEYS
@@ -355,7 +356,7 @@ def test_effective_quotas_fill_in_what_was_left_out() -> None:
     ]
 
 
-@pytest.mark.req("ORCH-3035")
+@pytest.mark.req("ORCH-3035", partial="its configuration")
 def test_a_hashed_key_is_accepted_as_it_was_printed_and_not_otherwise() -> None:
     printed = hash_key(b"sesame-open")
     text = KEYS.replace("key_env: ACME_KEY", f'key_hmac: "{printed}"') + POOL
