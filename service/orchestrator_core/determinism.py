@@ -9,6 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from hashlib import blake2b
+from typing import Never
+
+import msgspec
 
 Param = None | bool | int | float | str | bytes | Sequence["Param"] | Mapping[str, "Param"]
 
@@ -34,34 +37,15 @@ def determinism_key(
         prompt: text, chat messages or inputs, as the client sent them.
         params: everything else that changes an output byte; the order of names does not matter.
 
-    Raises TypeError for a value that has no canonical form (a set, an object).
+    Raises TypeError for a value that has no canonical form (an object).
     """
-    digest = blake2b(digest_size=32, person=b"llorch-det-v1")
-    for part in (prompt, params, seed, sampler_profile, engine_version, model_digest):
-        digest.update(_encoded(part))
-    return digest.hexdigest()
+    parts = (prompt, params, seed, sampler_profile, engine_version, model_digest)
+    return blake2b(_encoder.encode(parts), digest_size=32, person=b"llorch-det-v1").hexdigest()
 
 
-def _encoded(value: Param) -> bytes:
-    """Type tag, length, content: no two different values share an encoding."""
-    match value:
-        case None:
-            tag, body = b"n", b""
-        case bool():
-            tag, body = b"b", b"1" if value else b"0"
-        case int():
-            tag, body = b"i", str(value).encode()
-        case float():
-            tag, body = b"f", value.hex().encode()
-        case str():
-            tag, body = b"s", value.encode("utf-8", "surrogatepass")
-        case bytes():
-            tag, body = b"y", value
-        case Mapping():
-            tag = b"m"
-            body = b"".join(_encoded(key) + _encoded(value[key]) for key in sorted(value))
-        case Sequence():
-            tag, body = b"l", b"".join(map(_encoded, value))
-        case _:
-            raise TypeError(f"no canonical form for {type(value).__name__}")
-    return tag + str(len(body)).encode() + b":" + body
+def _no_canonical_form(value: object) -> Never:
+    raise TypeError(f"no canonical form for {type(value).__name__}")
+
+
+# Every value carries its type and length, and names are sorted: no two values share an encoding.
+_encoder = msgspec.msgpack.Encoder(order="sorted", enc_hook=_no_canonical_form)

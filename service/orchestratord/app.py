@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import json
 import os
 import random
@@ -75,6 +76,8 @@ READER_TICK_S = 1.0
 LOG_FLUSH_S = 0.25
 # Part of `server.shutdown_ms` kept for closing journal and engines after running tasks had theirs.
 SHUTDOWN_RESERVE_S = 2.0
+# Objects here are freed by reference counts; cycles are rare, so look for them rarely.
+GC_THRESHOLDS = (50_000, 20, 50)
 OWNER_LEASE = "state-dir"
 
 
@@ -343,6 +346,10 @@ async def _serve(orchestrator: Orchestrator, host: str, port: int, logs: LineBuf
     await orchestrator.pool_host.start()
     for server, sock in servers:
         await server.start(sock)
+    # What exists now lives as long as the process: the collector need not walk it again and again.
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(*GC_THRESHOLDS)
     _announce([sock for _, sock in servers], host)
     await stop.wait()
     budget_s = config.server.shutdown_ms / 1000

@@ -68,49 +68,33 @@ class _BufferLogger:
     debug = info = warning = error = critical = exception = msg
 
 
-class Redactor:
-    """Replaces secret fields and every known secret value inside texts."""
+class LineRenderer:
+    """The last step of the chain: time, JSON, and every known secret replaced."""
 
     def __init__(self, secrets: Iterable[str]) -> None:
-        self._secrets = tuple(s for s in secrets if len(s) >= MIN_SECRET_CHARS)
+        self._secrets = tuple(s.encode() for s in secrets if len(s) >= MIN_SECRET_CHARS)
 
-    def __call__(
-        self, _logger: Any, _method: str, event: MutableMapping[str, Any]
-    ) -> MutableMapping[str, Any]:
-        for name, value in event.items():
-            if name in _SECRET_FIELDS:
+    def __call__(self, _logger: Any, method: str, event: MutableMapping[str, Any]) -> bytes:
+        if "exc_info" in event:
+            structlog.processors.format_exc_info(_logger, method, event)
+        event["level"] = "error" if method == "exception" else method
+        event["at_ms"] = time.time_ns() // 1_000_000
+        if not _SECRET_FIELDS.isdisjoint(event):
+            for name in _SECRET_FIELDS.intersection(event):
                 event[name] = REDACTED
-            elif isinstance(value, str) and self._secrets:
-                event[name] = self.text(value)
-        return event
-
-    def text(self, value: str) -> str:
+        line = _encoder.encode(event)
         for secret in self._secrets:
-            if secret in value:
-                value = value.replace(secret, REDACTED)
-        return value
-
-
-def _stamp(_logger: Any, method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
-    event["level"] = "error" if method == "exception" else method
-    event["at_ms"] = time.time_ns() // 1_000_000
-    return event
-
-
-def _render(_logger: Any, _method: str, event: MutableMapping[str, Any]) -> bytes:
-    return _encoder.encode(dict(event))
+            if secret in line:
+                line = line.replace(secret, REDACTED.encode())
+        return line
 
 
 def configure_logging(secrets: Iterable[str] = (), stream: BinaryIO | None = None) -> LineBuffer:
     """Send every structlog line of this process to `stream` (standard error) as JSON."""
     buffer = LineBuffer(stream if stream is not None else sys.stderr.buffer)
     structlog.configure(
-        processors=[
-            structlog.processors.format_exc_info,
-            _stamp,
-            Redactor(secrets),
-            _render,
-        ],
+        # One step instead of a chain: two lines a task are on the hot path.
+        processors=[LineRenderer(secrets)],
         wrapper_class=structlog.make_filtering_bound_logger("info"),
         logger_factory=lambda *_: _BufferLogger(buffer),
         cache_logger_on_first_use=False,

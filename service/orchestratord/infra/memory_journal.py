@@ -38,7 +38,7 @@ class MemoryJournal:
         self._held = False
         self._failure: str | None = None
 
-    def append(self, record: bytes) -> asyncio.Future[int]:
+    def append(self, record: bytes, *, urgent: bool = True) -> asyncio.Future[int]:
         """Queue a record; the future gives its row (ports.journal). Raises `JournalError` after
         `close` or `crash`."""
         if self._closed:

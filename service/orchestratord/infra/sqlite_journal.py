@@ -38,6 +38,8 @@ BACKLOG_BYTES = 256 * 1024 * 1024
 BACKLOG_RECORDS = 65_536
 # Deletions ride on the next append; without one for this long they get a commit of their own.
 FORGET_LINGER_S = 1.0
+# A record that nobody waits for takes the next commit, or one of its own after this long.
+LAZY_LINGER_S = 0.05
 # Free pages are reused; only a file that is mostly empty is made smaller, in the idle moments.
 SHRINK_FREE_PAGES = 1024
 SHRINK_STEP_PAGES = 512
@@ -94,6 +96,7 @@ class SqliteJournal:
         self._waiting: list[_Waiting] = []
         self._waiting_bytes = 0
         self._forgotten: list[int] = []
+        self._urgent = False
         self._closing = False
         # The connection is used by the replaying thread and the writer, never at once.
         self._database_lock = threading.Lock()
@@ -105,7 +108,7 @@ class SqliteJournal:
         self._last_commit_ms = 0.0
         self._database = _open(path, sync)
 
-    def append(self, record: bytes) -> asyncio.Future[int]:
+    def append(self, record: bytes, *, urgent: bool = True) -> asyncio.Future[int]:
         """Queue a record; the future gives its row, or raises `JournalError` (ports.journal).
 
         A future that raised after an I/O error leaves open whether the record is on disk.
@@ -124,7 +127,10 @@ class SqliteJournal:
                 self._waiting.append(_Waiting(record, durable))
                 self._waiting_bytes += len(record)
                 self._start_writer()
-                self._changed.notify()
+                first = len(self._waiting) == 1
+                if first or (urgent and not self._urgent):
+                    self._changed.notify()
+                self._urgent = self._urgent or urgent
         if behind:
             durable.set_exception(
                 JournalError(
@@ -202,10 +208,9 @@ class SqliteJournal:
         while True:
             with self._changed:
                 self._changed.wait_for(lambda: self._waiting or self._forgotten or self._closing)
-                if not self._waiting:
-                    self._changed.wait_for(
-                        lambda: self._waiting or self._closing, timeout=FORGET_LINGER_S
-                    )
+                if not self._urgent:
+                    linger_s = LAZY_LINGER_S if self._waiting else FORGET_LINGER_S
+                    self._changed.wait_for(lambda: self._urgent or self._closing, linger_s)
                 group = self._take_group()
                 forgotten, self._forgotten = self._forgotten, []
                 if not group and not forgotten and self._closing:
@@ -229,6 +234,7 @@ class SqliteJournal:
             count += 1
         group = self._waiting[:count]
         self._waiting = self._waiting[count:]
+        self._urgent = bool(self._waiting)
         self._waiting_bytes -= size
         return group
 
@@ -283,15 +289,23 @@ class SqliteJournal:
         if not group:
             return
         try:
-            self._loop.call_soon_threadsafe(_settle, group, row, error)
-            if self._on_commit is not None and error is None:
-                self._loop.call_soon_threadsafe(self._on_commit, self._last_commit_ms)
+            self._loop.call_soon_threadsafe(
+                _settle, group, row, error, self._on_commit, self._last_commit_ms
+            )
         except RuntimeError:
             # The loop was closed first: nobody can hear it, and the records are safe all the same.
             _log.warning("journal.nobody_listens", file=str(self._path), records=len(group))
 
 
-def _settle(group: list[_Waiting], row: int, error: JournalError | None) -> None:
+def _settle(
+    group: list[_Waiting],
+    row: int,
+    error: JournalError | None,
+    on_commit: Callable[[float], None] | None,
+    commit_ms: float,
+) -> None:
+    if on_commit is not None and error is None:
+        on_commit(commit_ms)
     for waiting in group:
         if waiting.durable.done():  # the one who asked has gone away
             continue

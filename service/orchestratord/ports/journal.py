@@ -17,10 +17,11 @@ class JournalError(Exception):
 
 
 class Journal(Protocol):
-    def append(self, record: bytes) -> asyncio.Future[int]:
+    def append(self, record: bytes, *, urgent: bool = True) -> asyncio.Future[int]:
         """Queue a record; the future gives its row once it is durable, or raises `JournalError`.
 
-        Records become durable in the order of the calls. Must be called from the event loop.
+        Records become durable in the order of the calls. One that is not urgent waits a little
+        for others to share a commit with. Must be called from the event loop.
         """
         ...
 

@@ -20,7 +20,7 @@ class CancellationService:
     def request(self, job: Job) -> None:
         """End the task if it has not ended; returns before the end is durable."""
         if job.phase in (Phase.WAITING, Phase.RUNNING):
-            self._scheduling.step(Cancel(job.task.key))
+            self._scheduling.step(Cancel(job.task.key, job.log.tokens))
 
     async def cancel(self, job: Job) -> None:
         """End the task and wait until that is on disk; nothing happens to an ended one.

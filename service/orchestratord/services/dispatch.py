@@ -95,10 +95,10 @@ class Dispatcher:
         if not first:
             attempt.begin()
             return
-        written = self._journal.append(
-            records.encode(records.TaskStarted(job.task.tenant, job.task_id))
-        )
         strict = job.task.determinism is Determinism.STRICT
+        written = self._journal.append(
+            records.encode(records.TaskStarted(job.task.tenant, job.task_id)), urgent=not strict
+        )
         if strict:
             attempt.begin()
 
@@ -125,7 +125,7 @@ class Dispatcher:
         self._release(job)
         attempt.detach()
         self.termination.fail(job, refusal)
-        self.scheduling.step(Aborted(job.task.key))
+        self.scheduling.step(Aborted(job.task.key, job.log.tokens))
 
     def lose_replica(self, pool_id: str, replica_id: str) -> None:
         """Every attempt on a replica that is gone goes on elsewhere."""
@@ -173,7 +173,7 @@ class Dispatcher:
             self.replicas.connection_lost(job.pool_id, attempt.replica.id, error.message)
         else:
             self.replicas.report_broken(job.pool_id, attempt.replica.id)
-        self.scheduling.step(WorkerLost(job.task.key, resume=resume))
+        self.scheduling.step(WorkerLost(job.task.key, resume, job.log.tokens))
 
     def finished(self, attempt: Attempt, end: DecodeEnd, result: object = None) -> None:
         """The answer is complete."""

@@ -25,6 +25,22 @@ from orchestratord.services.termination import TerminationService
 log = structlog.get_logger("orchestratord.recovery")
 
 
+class _Duration(msgspec.Struct):
+    """What budgets need of a terminal event's data."""
+
+    decode_ms: int = 0
+
+
+@dataclass(slots=True)
+class _SessionPast:
+    """What the records say of one session: its budgets are derived, never stored (ORCH-3099)."""
+
+    created_ms: int
+    turns: int = 0
+    tokens_used: int = 0
+    time_used_ms: int = 0
+
+
 @dataclass(frozen=True, slots=True)
 class Recovered:
     """What a replay brought back."""
@@ -55,15 +71,19 @@ class RecoveryService:
         now_ms = self._scheduling.clock_ms()
         started: set[str] = set()
         ended: dict[str, records.TaskEnded] = {}
-        sessions: dict[str, tuple[int, int]] = {}
+        sessions: dict[str, _SessionPast] = {}
         rows: list[int] = []
         for row, batch in self._journal.replay():
             rows.append(row)
             for data in batch:
                 self._replay(row, data, started, ended, sessions)
-        for key, (created_ms, turns) in sessions.items():
-            if created_ms + self._session_ttl_ms > now_ms:
-                self._scheduling.step(SessionRestored(key, created_ms, turns))
+        for key, past in sessions.items():
+            if past.created_ms + self._session_ttl_ms > now_ms:
+                self._scheduling.step(
+                    SessionRestored(
+                        key, past.created_ms, past.turns, past.tokens_used, past.time_used_ms
+                    )
+                )
         counts = {"waiting": 0, "running": 0, "finished": 0, "reset": 0}
         for job in tuple(self._jobs.live()):
             counts[self._restore(job, started, ended, now_ms)] += 1
@@ -79,7 +99,7 @@ class RecoveryService:
         data: bytes,
         started: set[str],
         ended: dict[str, records.TaskEnded],
-        sessions: dict[str, tuple[int, int]],
+        sessions: dict[str, _SessionPast],
     ) -> None:
         try:
             record = records.decode(data)
@@ -97,7 +117,10 @@ class RecoveryService:
                 else:
                     self._jobs.add(job)
                 self._jobs.use_row(job, row)
-                sessions[job.task.session_key] = (record.session_created_ms, record.session_turns)
+                past = sessions.get(job.task.session_key)
+                if past is None or past.created_ms != record.session_created_ms:
+                    past = sessions[job.task.session_key] = _SessionPast(record.session_created_ms)
+                past.turns = record.session_turns
             case records.TaskStarted():
                 key = f"{record.tenant}/{record.task_id}"
                 started.add(key)
@@ -106,10 +129,22 @@ class RecoveryService:
                 key = f"{record.tenant}/{record.task_id}"
                 ended[key] = record
                 self._use(key, row)
+                self._charge(key, record, sessions)
             case records.SessionForgotten():
                 sessions.pop(f"{record.tenant}/{record.session_id}", None)
                 until_ms = self._scheduling.clock_ms() + self._session_ttl_ms
                 self._jobs.hold_row(row, until_ms)
+
+    def _charge(
+        self, key: str, record: records.TaskEnded, sessions: dict[str, _SessionPast]
+    ) -> None:
+        """What an ended task took from its session: nothing where it never started."""
+        job = self._jobs.get(key)
+        past = None if job is None else sessions.get(job.task.session_key)
+        if job is None or past is None or not record.started:
+            return
+        past.tokens_used += job.task.prompt_tokens + record.tokens_out
+        past.time_used_ms += msgspec.json.decode(record.data, type=_Duration).decode_ms
 
     def _use(self, key: str, row: int) -> None:
         job = self._jobs.get(key)

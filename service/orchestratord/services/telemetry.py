@@ -55,12 +55,31 @@ class _ReplicaMeters:
         }
 
 
+class _PoolMeters:
+    """Bound children of one pool, engine version and priority: what happens once per task."""
+
+    __slots__ = ("completed", "enqueued", "queue_ms")
+
+    def __init__(self, metrics: OrchMetrics, job: Job) -> None:
+        task = job.task
+        engine, priority = task.engine, task.priority.value
+        where = {"engine": engine, "engine_version": job.engine_version, "pool_id": job.pool_id}
+        self.enqueued = metrics.tasks_enqueued_total.labels(
+            **where, replica_id="", priority=priority
+        ).inc
+        self.queue_ms = metrics.latency_queue_ms.labels(**where, priority=priority).observe
+        self.completed = metrics.tasks_finished_total.labels(
+            engine=engine, pool_id=job.pool_id, priority=priority, outcome="completed"
+        ).inc
+
+
 class Telemetry:
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
         self.metrics = OrchMetrics(self.registry)
         self._meters: dict[tuple[str, str, str], _ReplicaMeters] = {}
         self._deadlines: dict[Priority, tuple[int, int]] = dict.fromkeys(Priority, (0, 0))
+        self._pool_meters: dict[tuple[str, str, Priority], _PoolMeters] = {}
         self._pool_fields: dict[str, dict[str, Any]] = {}
         self._http: dict[tuple[str, int], Callable[[float], None]] = {}
         self.journal_bytes: Callable[[], int] = lambda: 0
@@ -68,14 +87,7 @@ class Telemetry:
     # --- a task's life -----------------------------------------------------------------------
 
     def admitted(self, job: Job) -> None:
-        task = job.task
-        self.metrics.tasks_enqueued_total.labels(
-            engine=task.engine,
-            engine_version=job.engine_version,
-            pool_id=job.pool_id,
-            replica_id=job.replica_id,
-            priority=task.priority.value,
-        ).inc()
+        self._of_pool(job).enqueued(1)
         log.info(
             "task.admitted",
             **self.log_fields(job),
@@ -110,12 +122,7 @@ class Telemetry:
         self._of(replica).started[task.priority](1)
         if job.attempts > 1:
             return
-        self.metrics.latency_queue_ms.labels(
-            engine=task.engine,
-            engine_version=job.engine_version,
-            pool_id=job.pool_id,
-            priority=task.priority.value,
-        ).observe(max(0, job.first_dispatch_ms - task.arrived_ms))
+        self._of_pool(job).queue_ms(max(0, job.first_dispatch_ms - task.arrived_ms))
 
     def first_token(self, job: Job, replica: Replica) -> None:
         waited_ms = max(0, job.first_token_ms - job.task.arrived_ms)
@@ -150,12 +157,15 @@ class Telemetry:
     def ended(self, job: Job, outcome: str) -> None:
         """Its terminal event was decided: the one line that tells its whole story (ORCH-3027)."""
         task = job.task
-        self.metrics.tasks_finished_total.labels(
-            engine=task.engine,
-            pool_id=job.pool_id,
-            priority=task.priority.value,
-            outcome=outcome,
-        ).inc()
+        if outcome == "completed":
+            self._of_pool(job).completed(1)
+        else:
+            self.metrics.tasks_finished_total.labels(
+                engine=task.engine,
+                pool_id=job.pool_id,
+                priority=task.priority.value,
+                outcome=outcome,
+            ).inc()
         if outcome != "canceled":
             met, all_ended = self._deadlines[task.priority]
             on_time = outcome == "completed" and job.ended_ms <= task.deadline_at_ms
@@ -265,6 +275,13 @@ class Telemetry:
         meters = self._meters.get(key)
         if meters is None:
             meters = self._meters[key] = _ReplicaMeters(self.metrics, replica)
+        return meters
+
+    def _of_pool(self, job: Job) -> _PoolMeters:
+        key = (job.pool_id, job.engine_version, job.task.priority)
+        meters = self._pool_meters.get(key)
+        if meters is None:
+            meters = self._pool_meters[key] = _PoolMeters(self.metrics, job)
         return meters
 
     # --- the process -------------------------------------------------------------------------

@@ -127,7 +127,7 @@ class TerminationService:
         self._telemetry.ended(job, outcome)
         if show_first:
             self._show(job, event, payload)
-        written = self._journal.append(records.encode(record))
+        written = self._journal.append(records.encode(record), urgent=not show_first)
         job.ended = written
 
         def durable(future: asyncio.Future[int]) -> None:
