@@ -309,7 +309,7 @@ class HttpServer:
         self._server = await loop.create_server(
             lambda: HttpConnection(self), sock=sock, backlog=BACKLOG
         )
-        self._sweeper = loop.call_later(SWEEP_S, self._sweep)
+        self._sweeper = loop.call_later(SWEEP_S, self._sweep_again)
 
     def forget(self, connection: HttpConnection) -> None:
         """A connection is gone."""
@@ -317,7 +317,7 @@ class HttpServer:
         if self.stopping and not self.connections:
             self._all_closed.set()
 
-    def _sweep(self) -> None:
+    def sweep(self) -> None:
         """Close what idles too long between requests or takes too long over one."""
         now_s = self.now_s()
         for connection in tuple(self.connections):
@@ -325,7 +325,10 @@ class HttpServer:
                 limit_s = REQUEST_S if connection.receiving else KEEP_ALIVE_S
                 if now_s - connection.since_s > limit_s:
                     connection.close()
-        self._sweeper = asyncio.get_running_loop().call_later(SWEEP_S, self._sweep)
+
+    def _sweep_again(self) -> None:
+        self.sweep()
+        self._sweeper = asyncio.get_running_loop().call_later(SWEEP_S, self._sweep_again)
 
     async def stop(self, grace_s: float) -> None:
         """Accept no more; answers under way have `grace_s` to end, then they are cut."""

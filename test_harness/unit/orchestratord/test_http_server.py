@@ -1,0 +1,240 @@
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import Awaitable, Callable
+
+import pytest
+
+from orchestratord.api.http_server import HttpConnection, HttpRequest, HttpServer
+
+MAX_BODY_BYTES = 100
+
+
+class Echo:
+    """Answers what it was asked; `/later` waits for `release`, `/stream` for `write`."""
+
+    def __init__(self) -> None:
+        self.seen: list[str] = []
+        self.held: list[HttpConnection] = []
+
+    def __call__(self, request: HttpRequest, connection: HttpConnection) -> None:
+        self.seen.append(f"{request.method} {request.path}")
+        if request.path in ("/later", "/stream"):
+            self.held.append(connection)
+            if request.path == "/stream":
+                connection.start_stream([(b"x-kind", b"stream")], b"one")
+            return
+        status = 413 if request.oversize else 200
+        connection.respond(status, [(b"x-path", request.path.encode())], request.body)
+
+
+Scenario = Callable[[Echo, asyncio.StreamReader, asyncio.StreamWriter, HttpServer], Awaitable[None]]
+
+
+def run(scenario: Scenario, now_s: Callable[[], float] | None = None) -> None:
+    async def main() -> None:
+        echo = Echo()
+        loop = asyncio.get_running_loop()
+        server = HttpServer(echo, MAX_BODY_BYTES, now_s or loop.time)
+        sock = socket.socket()
+        sock.bind(("127.0.0.1", 0))
+        await server.start(sock)
+        reader, writer = await asyncio.open_connection(*sock.getsockname())
+        try:
+            await asyncio.wait_for(scenario(echo, reader, writer, server), 10)
+        finally:
+            writer.close()
+            await server.stop(1.0)
+
+    asyncio.run(main())
+
+
+async def answer(reader: asyncio.StreamReader) -> tuple[int, dict[str, str], bytes]:
+    head = (await reader.readuntil(b"\r\n\r\n")).decode().split("\r\n")
+    headers = dict(line.lower().split(": ", 1) for line in head[1:] if line)
+    length = int(headers.get("content-length", "0"))
+    return int(head[0].split()[1]), headers, await reader.readexactly(length)
+
+
+def test_a_body_in_any_pieces_is_one_request() -> None:
+    async def scenario(
+        _: Echo, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, __: HttpServer
+    ) -> None:
+        for byte in b"POST /a%20b?x=1 HTTP/1.1\r\nhost: h\r\ncontent-length: 3\r\n\r\nabc":
+            writer.write(bytes([byte]))
+            await writer.drain()
+
+        assert await answer(reader) == (200, {"x-path": "/a b", "content-length": "3"}, b"abc")
+
+    run(scenario)
+
+
+def test_chunked_bodies_are_joined() -> None:
+    async def scenario(
+        _: Echo, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, __: HttpServer
+    ) -> None:
+        writer.write(b"POST / HTTP/1.1\r\nhost: h\r\ntransfer-encoding: chunked\r\n\r\n")
+        writer.write(b"2\r\nab\r\n1\r\nc\r\n0\r\n\r\n")
+
+        assert (await answer(reader))[2] == b"abc"
+
+    run(scenario)
+
+
+def test_answers_leave_in_the_order_of_their_requests() -> None:
+    async def scenario(
+        echo: Echo, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, _: HttpServer
+    ) -> None:
+        names = ["/later", *(f"/{n}" for n in range(20))]
+        writer.write(b"".join(b"GET %b HTTP/1.1\r\nhost: h\r\n\r\n" % n.encode() for n in names))
+        while not echo.held:
+            await asyncio.sleep(0)
+
+        echo.held[0].respond(200, [(b"x-path", b"/later")])
+        paths = [(await answer(reader))[1]["x-path"] for _ in names]
+
+        assert paths == names
+
+    run(scenario)
+
+
+def test_a_stream_leaves_in_chunks_and_the_connection_stays() -> None:
+    async def scenario(
+        echo: Echo, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, _: HttpServer
+    ) -> None:
+        writer.write(b"GET /stream HTTP/1.1\r\nhost: h\r\n\r\n")
+        head = await reader.readuntil(b"3\r\none\r\n")
+        echo.held[0].write(b"three")
+        echo.held[0].end_stream()
+        echo.held[0].end_stream()
+        rest = await reader.readuntil(b"0\r\n\r\n")
+        writer.write(b"GET /next HTTP/1.1\r\nhost: h\r\n\r\n")
+
+        assert b"transfer-encoding: chunked\r\n" in head
+        assert rest == b"5\r\nthree\r\n0\r\n\r\n"
+        assert (await answer(reader))[1]["x-path"] == "/next"
+
+    run(scenario)
+
+
+def test_http_1_0_gets_its_stream_without_chunks_and_then_the_end() -> None:
+    async def scenario(
+        echo: Echo, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, _: HttpServer
+    ) -> None:
+        writer.write(b"GET /stream HTTP/1.0\r\n\r\n")
+        await reader.readuntil(b"\r\n\r\n")
+        echo.held[0].write(b" two")
+        echo.held[0].end_stream()
+
+        assert await reader.read() == b"one two"
+
+    run(scenario)
+
+
+@pytest.mark.req("ORCH-2006")
+def test_a_body_over_the_limit_is_read_to_its_end_and_answered() -> None:
+    async def scenario(
+        _: Echo, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, __: HttpServer
+    ) -> None:
+        writer.write(b"POST / HTTP/1.1\r\nhost: h\r\ncontent-length: 500\r\n\r\n" + b"x" * 500)
+        first = await answer(reader)
+        writer.write(b"GET /again HTTP/1.1\r\nhost: h\r\n\r\n")
+
+        assert first[0] == 413
+        assert (await answer(reader))[1]["x-path"] == "/again"
+
+    run(scenario)
+
+
+def test_a_body_far_over_the_limit_is_answered_and_cut() -> None:
+    async def scenario(
+        _: Echo, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, __: HttpServer
+    ) -> None:
+        writer.write(b"POST / HTTP/1.1\r\nhost: h\r\ncontent-length: 999999\r\n\r\n" + b"x" * 900)
+
+        status, headers, _ = await answer(reader)
+
+        assert status == 413
+        assert headers["connection"] == "close"
+        assert await reader.read() == b""
+
+    run(scenario)
+
+
+@pytest.mark.parametrize(
+    ("sent", "status"),
+    [
+        (b"NONSENSE\r\n\r\n", b"400"),
+        (b"GET / HTTP/1.1\r\nx: " + b"y" * 70_000 + b"\r\n\r\n", b"431"),
+        (b"POST / HTTP/1.1\r\ncontent-length: x\r\n\r\n", b"400"),
+    ],
+)
+def test_what_is_not_http_gets_an_envelope_and_the_end(sent: bytes, status: bytes) -> None:
+    async def scenario(
+        _: Echo, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, __: HttpServer
+    ) -> None:
+        writer.write(sent)
+        data = await reader.read()
+
+        assert data.startswith(b"HTTP/1.1 " + status)
+        assert b'"code":"INVALID_PARAMS"' in data
+
+    run(scenario)
+
+
+def test_expect_100_is_answered_before_the_body() -> None:
+    async def scenario(
+        _: Echo, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, __: HttpServer
+    ) -> None:
+        writer.write(b"POST / HTTP/1.1\r\nexpect: 100-continue\r\ncontent-length: 2\r\n\r\n")
+        go_on = await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"ok")
+
+        assert go_on == b"HTTP/1.1 100 Continue\r\n\r\n"
+        assert (await answer(reader))[2] == b"ok"
+
+    run(scenario)
+
+
+def test_a_client_that_goes_away_is_noticed_and_nothing_is_written() -> None:
+    async def scenario(
+        echo: Echo, _: asyncio.StreamReader, writer: asyncio.StreamWriter, __: HttpServer
+    ) -> None:
+        lost = asyncio.Event()
+        writer.write(b"GET /stream HTTP/1.1\r\nhost: h\r\n\r\n")
+        while not echo.held:
+            await asyncio.sleep(0)
+        echo.held[0].on_lost = lost.set
+        writer.transport.abort()
+        await lost.wait()
+
+        echo.held[0].write(b"into the void")
+        echo.held[0].end_stream()
+
+    run(scenario)
+
+
+def test_a_half_request_is_cut_after_its_time_and_an_answer_under_way_is_not() -> None:
+    clock = [0.0]
+
+    async def scenario(
+        echo: Echo, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, server: HttpServer
+    ) -> None:
+        writer.write(b"GET /later HTTP/1.1\r\nhost: h\r\n\r\n")
+        while not echo.held:
+            await asyncio.sleep(0)
+        clock[0] = 1000.0
+        server.sweep()
+        echo.held[0].respond(200, [])
+        await answer(reader)
+        writer.write(b"GET /half HTTP/1.1\r\nhost: h\r\n")
+        await writer.drain()
+        while not echo.held[0].receiving:
+            await asyncio.sleep(0)
+        clock[0] = 1061.0
+        server.sweep()
+
+        assert await reader.read() == b""
+
+    run(scenario, now_s=lambda: clock[0])
