@@ -262,8 +262,8 @@ class Scheduler(queries.Queries):
                 )
             )  # fmt: skip
             return
-        session, gone = self._sessions.open(task.session_key, now_ms)
-        effects.extend(map(SessionExpired, gone))
+        # One that was deleted, or has ended, is not brought back by a task that outlived it.
+        session = self._sessions.find(task.session_key, now_ms) or Session(task.session_key, now_ms)
         decoded = task.max_tokens if task.workload is Workload.COMPLETION else 0
         live = self._enter(task, pool, session, Reservation(task.prompt_tokens + decoded, 0))
         if event.was_running:
@@ -312,7 +312,7 @@ class Scheduler(queries.Queries):
         if live.stage is Stage.RESUMING:
             live.pool.leave_resumption(live)
             live.pool.count_active(live.task.tenant, -1)
-            self._settle(live, live.task.prompt_tokens if live.spent_ms else 0, live.spent_ms)
+            self._settle(live, live.task.prompt_tokens, live.spent_ms)  # it was read
         else:
             live.pool.queue.remove(live.task.key)
             self._settle(live, 0, 0)

@@ -1,0 +1,326 @@
+"""The whole scheduler under any order of events, against a model that only keeps books.
+
+What must hold whatever happens: no task is lost or ends twice, none is dispatched twice at once, no
+slot is leased twice, nothing runs on a replica that is not Ready or of another set than it began
+in, bounds and quotas hold, and no slot idles beside a task that may have it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import pytest
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from harness_kit.core_builders import T0_MS, make_pool, make_replica, make_task
+from orchestrator_core.effects import (
+    Admitted,
+    Dispatch,
+    Effect,
+    Ended,
+    Rejected,
+    SessionExpired,
+    Stop,
+)
+from orchestrator_core.errors import Code
+from orchestrator_core.events import (
+    Aborted,
+    Cancel,
+    Event,
+    Finished,
+    PoolAdded,
+    PoolDraining,
+    ReplicaLost,
+    ReplicaReady,
+    Submit,
+    Tick,
+    WorkerLost,
+)
+from orchestrator_core.limits import Limits
+from orchestrator_core.pool import FullPolicy, TenantPolicy
+from orchestrator_core.scheduler import Scheduler
+from orchestrator_core.task import Priority, Task
+
+CAPACITY = 6
+CLASS_CAPACITY = 4
+MAX_CONCURRENT = {"x": 1}
+BUDGET_TOKENS = 10**9
+
+positions = st.integers(0, 99)
+
+
+@dataclass
+class Known:
+    """The books of one admitted task."""
+
+    task: Task
+    replica: str | None = None  # where it runs
+    version: str | None = None  # the set it began in
+    attempts: int = 0
+    resuming: bool = False
+
+
+class SchedulerMachine(RuleBasedStateMachine):
+    @initialize(policy=st.sampled_from(FullPolicy), same_version=st.booleans())
+    def begin(self, policy: FullPolicy, same_version: bool) -> None:
+        limits = Limits(session_max_turns=10**9, session_ttl_ms=10**9, budget_tokens=BUDGET_TOKENS)
+        self.scheduler = Scheduler(limits)
+        self.now_ms = T0_MS
+        self.live: dict[str, Known] = {}
+        self.ended: set[str] = set()
+        self.ready: dict[str, tuple[int, str]] = {}  # replica: slots, version
+        self.draining = False
+        self.tokens_used = {"x": 0, "y": 0}
+        self.number = 0
+        spec = make_pool(
+            capacity=CAPACITY,
+            interactive=CLASS_CAPACITY,
+            batch=CLASS_CAPACITY,
+            policy=policy,
+            same_engine_version=same_version,
+            tenants=tuple(TenantPolicy(t, max_concurrent=n) for t, n in MAX_CONCURRENT.items()),
+        )
+        self.step(PoolAdded(spec))
+
+    def step(self, event: Event) -> tuple[Effect, ...]:
+        """Feed an event and book what comes out, checking each effect against the books."""
+        effects = self.scheduler.step(event, self.now_ms)
+        for effect in effects:
+            match effect:
+                case Admitted():
+                    assert isinstance(event, Submit)
+                    self.live[effect.task_key] = Known(event.task)
+                case Rejected():
+                    assert effect.task_key not in self.live
+                case Dispatch():
+                    self.book_dispatch(effect)
+                case Ended():
+                    known = self.live[effect.task_key]
+                    assert known.replica is None
+                    if known.resuming:
+                        self.use(known, known.task.prompt_tokens)
+                    self.end(effect.task_key)
+                case Stop():
+                    assert isinstance(event, Cancel)
+                    known = self.live[effect.task_key]
+                    assert known.replica == effect.replica_id
+                    self.use(known, known.task.prompt_tokens + event.tokens_out)
+                    self.end(effect.task_key)
+                case SessionExpired():
+                    raise AssertionError("no session is that old")
+        return effects
+
+    def book_dispatch(self, effect: Dispatch) -> None:
+        known = self.live[effect.task_key]
+        assert not self.draining
+        assert known.replica is None, "dispatched twice"
+        assert known.task.deadline_at_ms > self.now_ms or known.resuming
+        slots, version = self.ready[effect.replica_id]
+        assert self.running_on(effect.replica_id) < slots, "slot leased twice"
+        assert known.version in (None, version), "moved to another set"
+        known.attempts += 1
+        assert effect.attempt == known.attempts
+        known.replica, known.version, known.resuming = effect.replica_id, version, False
+
+    def running_on(self, replica: str) -> int:
+        return sum(1 for known in self.live.values() if known.replica == replica)
+
+    def end(self, key: str) -> None:
+        assert key not in self.ended, "ended twice"
+        del self.live[key]
+        self.ended.add(key)
+
+    def use(self, known: Known, tokens: int) -> None:
+        self.tokens_used[known.task.tenant] += tokens
+
+    def running(self) -> list[str]:
+        return sorted(key for key, known in self.live.items() if known.replica is not None)
+
+    def choose(self, keys: list[str], position: int) -> str:
+        return keys[position % len(keys)]
+
+    @rule(
+        tenant=st.sampled_from("xy"),
+        priority=st.sampled_from(Priority),
+        due_ms=st.integers(1, 60),
+        cost=st.integers(11, 100),
+    )
+    def submit(self, tenant: str, priority: Priority, due_ms: int, cost: int) -> None:
+        self.number += 1
+        task = make_task(
+            f"t{self.number}",
+            tenant=tenant,
+            session_key=tenant,
+            priority=priority,
+            deadline_at_ms=self.now_ms + due_ms,
+            arrived_ms=self.now_ms,
+            cost_tokens=cost,
+        )
+        effects = self.step(Submit(task))
+        refusals = [e.refusal for e in effects if isinstance(e, Rejected)]
+        if not self.ready or self.draining:
+            assert [r.code in (Code.POOL_UNREADY, Code.POOL_UNAVAILABLE) for r in refusals] == [
+                True
+            ]
+        elif not refusals:
+            assert task.key in self.live
+
+    @precondition(lambda self: self.running())
+    @rule(position=positions, speed=st.integers(1, 20))
+    def finish(self, position: int, speed: int) -> None:
+        key = self.choose(self.running(), position)
+        self.use(self.live[key], 30)
+        self.end(key)
+        self.step(Finished(key, 10, 20, 10 * speed, 20 * speed))
+
+    @precondition(lambda self: self.running())
+    @rule(position=positions, tokens_out=st.integers(0, 5))
+    def abort(self, position: int, tokens_out: int) -> None:
+        key = self.choose(self.running(), position)
+        self.use(self.live[key], self.live[key].task.prompt_tokens + tokens_out)
+        self.end(key)
+        self.step(Aborted(key, tokens_out))
+
+    @precondition(lambda self: self.running())
+    @rule(position=positions, resume=st.booleans())
+    def lose_worker(self, position: int, resume: bool) -> None:
+        key = self.choose(self.running(), position)
+        if resume:
+            self.live[key].replica, self.live[key].resuming = None, True
+        else:
+            self.use(self.live[key], self.live[key].task.prompt_tokens)
+            self.end(key)
+        self.step(WorkerLost(key, resume))
+
+    @precondition(lambda self: self.live)
+    @rule(position=positions, tokens_out=st.integers(0, 5))
+    def cancel(self, position: int, tokens_out: int) -> None:
+        key = self.choose(sorted(self.live), position)
+        self.step(Cancel(key, tokens_out))
+        assert key in self.ended
+
+    @precondition(lambda self: self.ended)
+    @rule(position=positions, kind=st.sampled_from(["cancel", "finish", "abort", "lose"]))
+    def report_too_late(self, position: int, kind: str) -> None:
+        key = self.choose(sorted(self.ended), position)
+        late: dict[str, Event] = {
+            "cancel": Cancel(key),
+            "finish": Finished(key, 1, 1, 1, 1),
+            "abort": Aborted(key),
+            "lose": WorkerLost(key, resume=True),
+        }
+        assert self.step(late[kind]) == ()
+
+    @rule(
+        name=st.sampled_from(["r0", "r1", "r2"]),
+        slots=st.integers(1, 3),
+        version=st.sampled_from(["b1", "b1", "b2"]),
+    )
+    def replica_ready(self, name: str, slots: int, version: str) -> None:
+        if name not in self.ready:
+            self.ready[name] = (slots, version)
+            self.step(ReplicaReady(make_replica(name, slots=slots, version=version)))
+
+    @precondition(lambda self: self.ready)
+    @rule(position=positions)
+    def replica_lost(self, position: int) -> None:
+        name = self.choose(sorted(self.ready), position)
+        del self.ready[name]
+        self.step(ReplicaLost("p", name))
+
+    @rule(draining=st.booleans())
+    def drain(self, draining: bool) -> None:
+        self.draining = draining
+        self.step(PoolDraining("p", draining))
+
+    @rule(passed_ms=st.integers(0, 30))
+    def tick(self, passed_ms: int) -> None:
+        self.now_ms += passed_ms
+        self.step(Tick())
+        waiting = [known.task for known in self.live.values() if known.replica is None]
+        assert all(task.deadline_at_ms > self.now_ms for task in waiting)
+
+    @invariant()
+    def books_agree(self) -> None:
+        waiting = {key for key, known in self.live.items() if known.replica is None}
+        assert sorted(self.scheduler.running("p")) == self.running()
+        assert len(self.scheduler.waiting_keys("p")) == len(waiting)
+        assert set(self.scheduler.waiting_keys("p")) == waiting
+
+    @invariant()
+    def bounds_hold(self) -> None:
+        queued = [k.task for k in self.live.values() if k.replica is None and not k.resuming]
+        assert len(queued) <= CAPACITY
+        for priority in Priority:
+            assert sum(task.priority is priority for task in queued) <= CLASS_CAPACITY
+        for tenant, limit in MAX_CONCURRENT.items():
+            active = [k for k in self.live.values() if k.task.tenant == tenant]
+            assert sum(k.replica is not None or k.resuming for k in active) <= limit
+
+    @invariant()
+    def no_slot_idles_beside_a_task_that_may_have_it(self) -> None:
+        if self.draining or not self.scheduler.slots_free("p"):
+            return
+        active = [k.task.tenant for k in self.live.values() if k.replica is not None or k.resuming]
+        for known in self.live.values():
+            if known.replica is None and not known.resuming:
+                limit = MAX_CONCURRENT.get(known.task.tenant)
+                assert limit is not None
+                assert active.count(known.task.tenant) >= limit
+
+    @invariant()
+    def a_task_resumes_as_soon_as_its_set_has_a_slot(self) -> None:
+        if self.draining:
+            return
+        for known in self.live.values():
+            if known.resuming:
+                for name, (slots, version) in self.ready.items():
+                    assert version != known.version or self.running_on(name) >= slots
+
+    @invariant()
+    def answers_are_in_range(self) -> None:
+        for key, known in self.live.items():
+            position = self.scheduler.position(key)
+            assert position is not None
+            assert 0 <= position < max(len(self.live), 1)
+            assert 0.0 <= self.scheduler.on_time_probability(key, self.now_ms) <= 1.0
+            start_ms = self.scheduler.predicted_start_ms(key, self.now_ms)
+            assert start_ms is not None
+            assert start_ms == 0 if known.replica is not None else start_ms >= 0
+
+    @invariant()
+    def budgets_add_up(self) -> None:
+        for tenant, used in self.tokens_used.items():
+            session = self.scheduler.session(tenant, self.now_ms)
+            if session is None:
+                assert used == 0
+                continue
+            reserved = sum(
+                known.task.prompt_tokens + known.task.max_tokens
+                for known in self.live.values()
+                if known.task.tenant == tenant
+            )
+            assert session.tokens_budget_remaining == BUDGET_TOKENS - used - reserved
+
+    def teardown(self) -> None:
+        """Cancel everything: each admitted task ends, and nothing is left behind."""
+        if not hasattr(self, "scheduler"):
+            return
+        for key in sorted(self.live):
+            self.step(Cancel(key))
+        assert not self.live
+        assert self.scheduler.running("p") == self.scheduler.waiting_keys("p") == ()
+
+
+TestScheduler = pytest.mark.req(
+    "ORCH-3004",
+    "ORCH-3010",
+    "ORCH-3017",
+    "ORCH-3024",
+    "ORCH-3046",
+    "ORCH-3077",
+    "OC-CORE-1005",
+    "OC-CORE-1010",
+    partial="the core's part",
+)(SchedulerMachine.TestCase)
