@@ -295,4 +295,5 @@ def show_stream(output: Output, progress: Progress, events: Iterable[StreamEvent
                 output.note(progress.rate_line())
             return ExitCode.OK
         case _:
+            output.note("nothing comes after that event: the stream has ended", "yellow")
             return ExitCode.OK

@@ -174,6 +174,22 @@ class StreamPosition:
     def __init__(self, last_event_id: int | None) -> None:
         self.last_id = last_event_id or 0
         self.ended = False
+        self._from_start = False
+        self._is_fruitless = False
+
+    def begin(self) -> int | None:
+        """Begin a connection: return the id to go on after, or None to read from the start."""
+        resume_after = None if self._from_start or not self.last_id else self.last_id
+        self._from_start, self._is_fruitless = False, True
+        return resume_after
+
+    def finish(self) -> None:
+        """A connection ended in order without a terminal event.
+
+        When it brought nothing at all, the caller's id may lie at or beyond the task's end, which
+        only a reading from the start can tell; what was seen is passed over then.
+        """
+        self._from_start = self._is_fruitless
 
     def accept(self, frame: Frame) -> StreamEvent | None:
         """Return the event to show, or None for one that was seen or that this client cannot know.
@@ -189,9 +205,11 @@ class StreamPosition:
         if not (frame.id.isascii() and frame.id.isdigit()):
             raise OrchError(BAD_RESPONSE, f"a {frame.event} event has no numeric id")
         event_id = int(frame.id)
-        if event_id <= self.last_id:
-            return None
         terminal = frame.event in {"end", "error"}
+        if event_id <= self.last_id:
+            # The end lies before the place the caller named: nothing is left to show.
+            self.ended = terminal
+            return None
         # A task that never started has no `started`: its terminal event (tokens_out + 2 = 2) is
         # first.
         skips_started = terminal and self.last_id < _STARTED_ID and event_id == _STARTED_ID + 1
@@ -211,6 +229,7 @@ class StreamPosition:
                 event = ErrorEvent(event_id, _decode(frame, StreamError))
         self.last_id = event_id
         self.ended = terminal
+        self._is_fruitless = False
         return event
 
 
@@ -244,8 +263,9 @@ class _Attempts:
 
 def _request_for(request: Request, position: StreamPosition) -> Request:
     headers = {**request.headers, "Accept": "text/event-stream"}
-    if position.last_id:
-        headers["Last-Event-ID"] = str(position.last_id)
+    resume_after = position.begin()
+    if resume_after is not None:
+        headers["Last-Event-ID"] = str(resume_after)
     return Request(request.method, request.path, None, headers)
 
 
@@ -290,6 +310,7 @@ def read_stream(
                             yield event
                         if position.ended:
                             return
+            position.finish()
             raise _ended_early()
         except OrchError as error:
             delay_s = attempts.delay_s(error)
@@ -321,6 +342,7 @@ async def read_stream_async(
                             yield event
                         if position.ended:
                             return
+            position.finish()
             raise _ended_early()
         except OrchError as error:
             delay_s = attempts.delay_s(error)

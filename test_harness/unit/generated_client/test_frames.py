@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import pytest
+
+from harness_kit.scripted_server import end, event, started, token
 from orchqueue_v1.sse import (
     EndEvent,
     ErrorEvent,
@@ -12,8 +14,6 @@ from orchqueue_v1.sse import (
     TokenEvent,
 )
 from orchqueue_v1.transport import OrchError
-
-from harness_kit.scripted_server import end, event, started, token
 
 pytestmark = pytest.mark.req("ORCH-2002", "ORCH-3202", partial="the client's side")
 

@@ -118,6 +118,18 @@ def test_resuming_by_hand_asks_for_what_comes_after_the_given_id(read: Read) -> 
     assert server.requests[0].headers["last-event-id"] == "5"
 
 
+@pytest.mark.parametrize("beyond", [3, 300])
+def test_an_id_at_or_beyond_the_end_gives_an_empty_stream_that_ends(
+    read: Read, beyond: int
+) -> None:
+    with ScriptedServer(stream_answer(), stream_answer(started(), token(0, "a"), end(1))) as server:
+        events = read(server.url, beyond)
+
+    assert events == []
+    headers = [request.headers.get("last-event-id") for request in server.requests]
+    assert headers == [str(beyond), None]
+
+
 def test_an_event_that_is_missing_raises_and_is_not_asked_for_again(read: Read) -> None:
     with (
         ScriptedServer(stream_answer(started(), token(1, "b"), end(2))) as server,
