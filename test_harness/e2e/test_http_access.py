@@ -218,7 +218,16 @@ def test_an_unknown_or_malformed_id_is_404(
 @pytest.mark.req("ORCH-2006")
 @pytest.mark.parametrize(
     "path",
-    ["/", "/v1", "/v1/", "/v1/task", "/v1/tasks/", "/v1/tasks/a/b/stream", "/v2/tasks", "//v1/tasks"],
+    [
+        "/",
+        "/v1",
+        "/v1/",
+        "/v1/task",
+        "/v1/tasks/",
+        "/v1/tasks/a/b/stream",
+        "/v2/tasks",
+        "//v1/tasks",
+    ],
 )
 def test_an_unknown_path_is_404_with_the_envelope(probe: HttpProbe, path: str) -> None:
     answer = probe.get(path)
@@ -228,9 +237,7 @@ def test_an_unknown_path_is_404_with_the_envelope(probe: HttpProbe, path: str) -
 
 @pytest.mark.req("ORCH-2006")
 @pytest.mark.parametrize("path", sorted({operation.path for operation in OPERATIONS}))
-def test_a_wrong_method_is_405_and_allow_names_the_right_ones(
-    probe: HttpProbe, path: str
-) -> None:
+def test_a_wrong_method_is_405_and_allow_names_the_right_ones(probe: HttpProbe, path: str) -> None:
     of_path = [operation for operation in OPERATIONS if operation.path == path]
     allowed = {operation.method for operation in of_path}
 

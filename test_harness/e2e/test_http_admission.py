@@ -224,9 +224,7 @@ def wrong_values() -> Iterator[tuple[str, Any]]:
 
 
 @pytest.mark.req("ORCH-2006", "OC-CTRL-2010")
-@pytest.mark.parametrize(
-    ("field", "value"), list(wrong_values()), ids=lambda v: json.dumps(v)[:30]
-)
+@pytest.mark.parametrize(("field", "value"), list(wrong_values()), ids=lambda v: json.dumps(v)[:30])
 def test_a_wrong_type_or_range_is_400_and_names_the_field(
     probe: HttpProbe, field: str, value: Any
 ) -> None:

@@ -33,9 +33,7 @@ POOLS: dict[str, dict[str, Any]] = {
             "priorities": [{"name": "interactive", "queue_capacity": 9, "rate_limit_rps": 0.5}]
         }
     },
-    "quota": {
-        "admission": {"fairness": {"kind": "wfq", "tenants": [{"id": "acme", "rps": 0.5}]}}
-    },
+    "quota": {"admission": {"fairness": {"kind": "wfq", "tenants": [{"id": "acme", "rps": 0.5}]}}},
     "concurrent": {
         "admission": {"fairness": {"kind": "wfq", "tenants": [{"id": "acme", "max_concurrent": 1}]}}
     },

@@ -193,9 +193,7 @@ class HttpProbe:
 
     # --- streams -----------------------------------------------------------------------------
 
-    def stream(
-        self, task_id: str, after: int | str | None = None, **headers: str
-    ) -> EventStream:
+    def stream(self, task_id: str, after: int | str | None = None, **headers: str) -> EventStream:
         """Open a task's stream; `after` is sent as Last-Event-ID."""
         fields = dict(headers)
         if after is not None:
