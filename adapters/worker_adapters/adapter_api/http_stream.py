@@ -229,6 +229,9 @@ class UpstreamConnection(asyncio.Protocol):
     def _send(self, exchange: Exchange) -> None:
         assert self._transport is not None
         exchange.connection = self
+        # From here on a cancel must not reach the connect task: the response may be complete, and
+        # the connection with someone else, before that task has had its last turn.
+        exchange.task = None
         self._status = 0
         self._heard = self._complete = self._keep = False
         self._keep_s = self._pool.idle_expiry_s
@@ -314,23 +317,26 @@ class UpstreamPool:
         task.add_done_callback(self._connecting.discard)
 
     async def _connect(self, exchange: Exchange) -> None:
-        error: EngineError | None = None
+        # Not asyncio.timeout: it could strike after `connection_made`, and then close a
+        # connection that is in use.
+        overdue = self.loop.call_later(self._connect_timeout_s, self._overdue, exchange)
         try:
-            async with asyncio.timeout(self._connect_timeout_s):
-                await self.loop.create_connection(
-                    lambda: UpstreamConnection(self, exchange),
-                    self.origin.host,
-                    self.origin.port,
-                    ssl=self.origin.tls or None,
-                )
-        except TimeoutError:
-            error = reset(f"none within {self._connect_timeout_s:g} s")
-        except OSError as cause:
-            error = reset(cause)
+            await self.loop.create_connection(
+                lambda: UpstreamConnection(self, exchange),
+                self.origin.host,
+                self.origin.port,
+                ssl=self.origin.tls or None,
+            )
+        except OSError as error:
+            exchange.fail(reset(error))
         finally:
-            exchange.task = None
-        if error is not None and exchange.connection is None:
-            exchange.fail(error)
+            overdue.cancel()
+
+    def _overdue(self, exchange: Exchange) -> None:
+        task, exchange.task = exchange.task, None
+        if task is not None:
+            task.cancel()
+            exchange.fail(reset(f"none within {self._connect_timeout_s:g} s"))
 
     def _take_idle(self) -> UpstreamConnection | None:
         now_s = self.loop.time()
