@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import os
 import time
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -59,24 +60,26 @@ class Admission:
         }
 
 
-def admission(target: Target, seconds: float) -> Admission:
-    """All phases on a started service."""
+def admission(target: Target, seconds: float, calm_s: float = 0.0) -> Admission:
+    """All phases on a started service, `seconds` each, begun once the machine is calm."""
     target.engine.pace(0)
     _measure(target, ClosedLoop(16, seconds=min(1.0, seconds)))  # warm up
     closed = {
-        clients: _measure(target, ClosedLoop(clients, seconds=seconds))
+        clients: _measure(target, ClosedLoop(clients, seconds=seconds), calm_s)
         for clients in CLOSED_CONNECTIONS
     }
-    return Admission(closed, _measure(target, OpenLoop(OPEN_CONNECTIONS, OPEN_RATE_PER_S, seconds)))
+    open_loop = OpenLoop(OPEN_CONNECTIONS, OPEN_RATE_PER_S, seconds)
+    return Admission(closed, _measure(target, open_loop, calm_s))
 
 
-def _measure(target: Target, settings: ClosedLoop | OpenLoop) -> Admitted:
+def _measure(target: Target, settings: ClosedLoop | OpenLoop, calm_s: float = 0.0) -> Admitted:
     dialect = target.dialect(1, admit_only=True)
     run: ClosedLoopRun | OpenLoopRun
     if isinstance(settings, OpenLoop):
         run = OpenLoopRun(proc.HOST, target.port, dialect, settings)
     else:
         run = ClosedLoopRun(proc.HOST, target.port, dialect, settings)
+    proc.wait_calm([*target.pids, target.engine.process.pid, os.getpid()], calm_s)
     completed = target.engine.stats()["completed"]
     gc.collect()
     gc.disable()

@@ -28,7 +28,13 @@ class Spread:
     high: float
 
     def __str__(self) -> str:
-        return f"{self.median:.3g} ({self.low:.3g}-{self.high:.3g})"
+        median, low, high = map(_short, (self.median, self.low, self.high))
+        return median if low == high else f"{median} ({low}-{high})"
+
+
+def _short(value: float) -> str:
+    """Three digits, large values without an exponent."""
+    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
 
 
 def spread(values: Sequence[float]) -> Spread:

@@ -22,6 +22,7 @@ from typing import Any
 TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 HOST = "127.0.0.1"
 POLL_S = 0.05
+CALM_CORES, CALM_LOOK_S = 0.25, 0.5  # what a quiet machine uses, and how long to look
 STOP_S = 15.0  # above the service's own shutdown time (10 s)
 
 
@@ -83,6 +84,16 @@ def foreign_cpu_s(mine: Sequence[int]) -> float:
         if entry.isdigit() and int(entry) not in mine and (fields := _stat(int(entry))):
             ticks += sum(int(value) for value in fields[11:15])
     return ticks / TICKS_PER_S
+
+
+def wait_calm(mine: Sequence[int], at_most_s: float) -> None:
+    """Wait until other processes use less than `CALM_CORES`, or for `at_most_s`."""
+    end_s = time.monotonic() + at_most_s
+    while time.monotonic() < end_s:
+        before_s, used_s = time.monotonic(), foreign_cpu_s(mine)
+        time.sleep(CALM_LOOK_S)
+        if foreign_cpu_s(mine) - used_s < CALM_CORES * (time.monotonic() - before_s):
+            return
 
 
 def free_port() -> int:

@@ -13,7 +13,7 @@ import asyncio
 import gc
 import os
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from bench import proc
@@ -23,6 +23,16 @@ from bench.peers import Target
 TASK_CONNECTIONS = 16
 FIREHOSE_STREAMS, FIREHOSE_TOKENS = 32, 1000
 PACED_STREAMS, PACED_INTERVAL_MS, PACED_RAMP_S = 256, 50.0, 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """How long phases are: `seconds` of each closed loop, tokens per paced stream; and how long at
+    most each phase waits first for other processes to be quiet."""
+
+    seconds: float
+    paced_tokens: int
+    calm_s: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,11 +49,12 @@ class Measured:
     foreign_cores: float
 
 
-def measure(target: Target, tokens: int, settings: ClosedLoop) -> Measured:
-    """Run one closed-loop phase against a peer."""
+def measure(target: Target, tokens: int, settings: ClosedLoop, calm_s: float = 0.0) -> Measured:
+    """Run one closed-loop phase against a peer, once the machine is calm."""
     run = ClosedLoopRun(proc.HOST, target.port, target.dialect(tokens), settings)
     engine = [target.engine.process.pid]
     mine = [*target.pids, *engine, os.getpid()]
+    proc.wait_calm(mine, calm_s)
     gc.collect()
     gc.disable()  # the client's, not the peer's
     try:
@@ -131,30 +142,28 @@ def _per_task_ms(phase: Measured) -> float:
     return 1e3 * phase.peer_cpu_s / max(1, phase.outcome.requests)
 
 
-def relay(target: Target, repetition: int, seconds: float, paced_tokens: int) -> Relayed:
-    """All phases on a started peer; `seconds` is the length of each closed-loop phase."""
+def relay(target: Target, repetition: int, pace: Pace) -> Relayed:
+    """All phases on a started peer."""
     target.engine.pace(0)
-    warm_up = ClosedLoop(TASK_CONNECTIONS, seconds=min(1.0, seconds))
-    measure(target, 1, warm_up)
-    task = measure(target, 1, ClosedLoop(TASK_CONNECTIONS, seconds=seconds))
-    task_quickack = measure(target, 1, ClosedLoop(TASK_CONNECTIONS, seconds=seconds, quickack=True))
-    firehose = measure(target, FIREHOSE_TOKENS, ClosedLoop(FIREHOSE_STREAMS, seconds=seconds))
+    measure(target, 1, ClosedLoop(TASK_CONNECTIONS, seconds=min(1.0, pace.seconds)))  # warm up
+    task = ClosedLoop(TASK_CONNECTIONS, seconds=pace.seconds)
+    firehose = ClosedLoop(FIREHOSE_STREAMS, seconds=pace.seconds)
     return Relayed(
         target.name,
         repetition,
-        task,
-        task_quickack,
-        firehose,
-        paced(target, paced_tokens),
+        measure(target, 1, task, pace.calm_s),
+        measure(target, 1, replace(task, quickack=True), pace.calm_s),
+        measure(target, FIREHOSE_TOKENS, firehose, pace.calm_s),
+        paced(target, pace),
         proc.peak_rss_mib(target.pids),
     )
 
 
-def paced(target: Target, tokens: int) -> Measured:
+def paced(target: Target, pace: Pace) -> Measured:
     """The phase that resembles serving: one token per wake-up."""
     target.engine.pace(PACED_INTERVAL_MS)
     settings = ClosedLoop(PACED_STREAMS, requests=PACED_STREAMS, ramp_s=PACED_RAMP_S, gaps=True)
     try:
-        return measure(target, tokens, settings)
+        return measure(target, pace.paced_tokens, settings, pace.calm_s)
     finally:
         target.engine.pace(0)

@@ -18,7 +18,7 @@ from rich.table import Table
 
 from bench.admission import Admission
 from bench.core import CoreCost
-from bench.goals import Goal, Spread, admission_goals, relay_goals, spread
+from bench.goals import Goal, admission_goals, relay_goals, spread
 from bench.load import Quantiles
 from bench.relay import Relayed
 
@@ -146,31 +146,34 @@ def _rank(quantiles: Sequence[Quantiles | None], rank: str) -> str:
 
 
 def relay_table(repetitions: Sequence[Relayed]) -> Table:
-    """Per peer."""
-    columns = (
-        "CPU ms/task", "same, no delayed ACK", "CPU µs/token firehose", "CPU µs/token paced",
-        "task p50 ms", "tasks/s", "tok/s firehose", "gap p99 ms paced", "RSS MiB", "errors",
-    )  # fmt: skip
-    table = _table("Relay: CPU of the peer's processes, median (min-max)", "peer", *columns)
-    for peer in dict.fromkeys(one.peer for one in repetitions):
-        mine = [one for one in repetitions if one.peer == peer]
-        cpu: tuple[Spread, ...] = (
-            spread([one.task_ms for one in mine]),
-            spread([one.task_quickack_ms for one in mine]),
-            spread([one.firehose_us for one in mine]),
-            spread([one.paced_us for one in mine]),
-        )
-        table.add_row(
-            peer,
-            *(str(figure) if figure.high else "-" for figure in cpu),
-            _rank([one.task.outcome.total_ms for one in mine], "p50"),
-            str(spread([one.task.outcome.requests_per_s for one in mine])),
-            str(spread([one.firehose.outcome.tokens_per_s for one in mine])),
-            _rank([one.paced.outcome.gap_ms for one in mine], "p99"),
-            f"{max(one.peak_rss_mib for one in mine):.0f}",
-            str(sum(one.errors for one in mine)),
-        )
+    """A column per peer."""
+    measured = list(dict.fromkeys(one.peer for one in repetitions))
+    table = _table("Relay: median (min-max), CPU of the peer's processes", "figure", *measured)
+    columns = [_relay_figures([one for one in repetitions if one.peer == p]) for p in measured]
+    for name in columns[0] if columns else ():
+        table.add_row(name, *(column[name] for column in columns))
     return table
+
+
+def _relay_figures(mine: Sequence[Relayed]) -> dict[str, str]:
+    cpu = {
+        "CPU ms/task, 16 clients": spread([one.task_ms for one in mine]),
+        "same, client without delayed ACKs": spread([one.task_quickack_ms for one in mine]),
+        "CPU µs/token, firehose of 32 streams": spread([one.firehose_us for one in mine]),
+        "CPU µs/token, 256 streams at 20/s": spread([one.paced_us for one in mine]),
+    }
+    others = [phase.foreign_cores for one in mine for phase in one.phases().values()]
+    return {
+        # The engine itself has no process in front of it.
+        **{name: str(figure) if figure.high else "-" for name, figure in cpu.items()},
+        "task p50 ms, 16 clients": _rank([one.task.outcome.total_ms for one in mine], "p50"),
+        "tasks/s, 16 clients": str(spread([one.task.outcome.requests_per_s for one in mine])),
+        "tokens/s, firehose": str(spread([one.firehose.outcome.tokens_per_s for one in mine])),
+        "gap p99 ms, 256 streams at 20/s": _rank([one.paced.outcome.gap_ms for one in mine], "p99"),
+        "peak RSS MiB": f"{max(one.peak_rss_mib for one in mine):.0f}",
+        "cores used by others": str(spread(others)),
+        "errors": str(sum(one.errors for one in mine)),
+    }
 
 
 def profile_table(phase: str, frames: Sequence[tuple[str, float]]) -> Table:

@@ -46,11 +46,23 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--paced-tokens", type=int, default=100, help="tokens per stream of the paced phase"
     )
+    parser.add_argument(
+        "--calm",
+        type=float,
+        default=0.0,
+        metavar="SECONDS",
+        help="before each phase wait at most so long until other processes are quiet",
+    )
     parser.add_argument("--without-peers", action="store_true", help="measure the service only")
     parser.add_argument("--waiting", help="comma-separated queue lengths of the core measure")
     parser.add_argument("--profile", action="store_true", help="sample the service as well")
     parser.add_argument("--json", type=Path, help="write everything measured here")
     return parser
+
+
+def pace(options: argparse.Namespace) -> relay.Pace:
+    """The lengths of the relay's phases."""
+    return relay.Pace(options.seconds, options.paced_tokens, options.calm)
 
 
 @contextlib.contextmanager
@@ -79,9 +91,7 @@ def measure_relay(results: report.Results, options: argparse.Namespace, work: Pa
             say(f"relay {repetition + 1}/{options.reps}, {name}")
             try:
                 with started(name, work) as target:
-                    measured = relay.relay(
-                        target, repetition, options.seconds, options.paced_tokens
-                    )
+                    measured = relay.relay(target, repetition, pace(options))
             except (proc.NotReady, subprocess.CalledProcessError) as failed:
                 results.failures.append(f"relay, {name}: {failed}")
                 continue
@@ -104,7 +114,7 @@ def measure_admission(results: report.Results, options: argparse.Namespace, work
         say(f"admission {repetition + 1}/{options.reps}")
         try:
             with started(peers.SERVICE, work) as target:
-                measured = admission(target, options.seconds)
+                measured = admission(target, options.seconds, options.calm)
         except proc.NotReady as failed:
             results.failures.append(f"admission: {failed}")
             continue
@@ -122,7 +132,7 @@ def profile(results: report.Results, options: argparse.Namespace, work: Path) ->
             settings = ClosedLoop(relay.TASK_CONNECTIONS, seconds=2 * options.seconds)
             phases = {
                 "task": lambda: relay.measure(target, 1, settings),
-                "paced": lambda: relay.paced(target, options.paced_tokens),
+                "paced": lambda: relay.paced(target, pace(options)),
             }
             relay.measure(target, 1, settings)  # warm up
             for name, phase in phases.items():
