@@ -36,6 +36,8 @@ def run(
     # Imported here: the other commands shall not pay for the service's imports.
     from orchestratord import app as service
     from orchestratord.configuration import ConfigError
+    from orchestratord.ports.coordinator import LeaseHeld
+    from orchestratord.ports.journal import JournalError
 
     try:
         status = service.serve(config, host, port)
@@ -43,6 +45,11 @@ def run(
         raise configuration_failure(
             error.source, [str(problem) for problem in error.problems]
         ) from None
+    except LeaseHeld as error:
+        hint = "another service runs on this server.state_dir; stop it, or give this one its own"
+        raise CliError(f"cannot start: {error}", hint=hint) from None
+    except JournalError as error:
+        raise CliError(f"cannot start: {error}", exit_code=ExitCode.TASK_FAILED) from None
     except OSError as error:
         place = f"{host or 'server.host'}:{port if port is not None else 'server.port'}"
         raise CliError(f"cannot start on {place}: {error.strerror or error}") from None

@@ -135,7 +135,13 @@ class Orchestrator:
             sampler_profiles(config),
             exact_counts=_has_budget(config),
         )
-        self.sessions = SessionService(self.scheduling, self.jobs, journal, config.sessions.ttl_ms)
+        self.sessions = SessionService(
+            self.scheduling,
+            self.jobs,
+            journal,
+            config.sessions.ttl_ms,
+            budgeted=_has_budget(config),
+        )
         self.recovery = RecoveryService(
             self.scheduling, self.jobs, journal, self.termination, config.sessions.ttl_ms
         )

@@ -1,4 +1,4 @@
-"""Who may do what, over HTTP: keys, roles, tenants, methods, correlation ids, for every operation."""
+"""Who may do what over HTTP: keys, roles, tenants, methods, correlation ids, per operation."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def probe(service: ServiceProcess) -> Iterator[HttpProbe]:
 
 
 def call(probe: HttpProbe, operation: Operation, **headers: str) -> Answer:
-    document = {} if operation.has_body else None
+    document: dict[str, str] | None = {} if operation.has_body else None
     if document is None:
         return probe.request(operation.method, operation.unknown_path, headers=headers)
     return probe.post(operation.unknown_path, document, **headers)

@@ -1,4 +1,4 @@
-"""Full queues under each policy, rate limits and quotas: what the refused and the dropped are told."""
+"""Full queues under each policy, rate limits and quotas: what refused and dropped ones are told."""
 
 from __future__ import annotations
 

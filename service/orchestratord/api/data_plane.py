@@ -12,6 +12,7 @@ import msgspec
 from orchestrator_core.errors import Code, Refusal
 from orchestrator_core.sessions.session_table import SessionView
 from orchestratord.api.errors import HttpError, error_response, invalid, refusal_response
+from orchestratord.api.http_server import Headers
 from orchestratord.api.stream import stream_response
 from orchestratord.api.tasks import (
     admission_body,
@@ -75,8 +76,7 @@ class DataPlane:
 
     def _answer(self, exchange: Exchange, outcome: Outcome) -> None:
         if isinstance(outcome, Job):
-            session = self._session(exchange, outcome.session_id)
-            headers = [JSON_TYPE, *queue_headers(outcome), *budget_headers(session)]
+            headers = [JSON_TYPE, *queue_headers(outcome), *self._budgets(exchange, outcome)]
             exchange.finish(202, headers, admission_body(outcome))
         elif isinstance(outcome, Refusal):
             refused = refusal_response(outcome)
@@ -94,8 +94,7 @@ class DataPlane:
             raise HttpError(
                 503, Code.REPLICA_EXHAUSTED, "too many open streams; read it later", retriable=True
             )
-        headers = budget_headers(self._session(exchange, job.session_id))
-        stream_response(exchange, self._hub, job, after, headers)
+        stream_response(exchange, self._hub, job, after, self._budgets(exchange, job))
 
     async def cancel_task(self, exchange: Exchange) -> None:
         job = self._job(exchange)
@@ -129,6 +128,9 @@ class DataPlane:
         if not known:
             raise invalid("id: no such session", status=404)
         exchange.finish(204, [])
+
+    def _budgets(self, exchange: Exchange, job: Job) -> Headers:
+        return budget_headers(self._sessions.budgets(exchange.principal.tenant, job.session_id))
 
     def _session(self, exchange: Exchange, session_id: str) -> SessionView | None:
         return self._sessions.get(exchange.principal.tenant, session_id)

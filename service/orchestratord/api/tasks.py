@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections.abc import Mapping
 from typing import TypeVar
 
 import msgspec
 from msgspec import UnsetType
 
-from orchestrator_core.sessions.session_table import SessionView
 from orchestrator_core.task import Determinism, Priority, Workload
 from orchestratord.api.errors import invalid
 from orchestratord.api.http_server import Headers
@@ -138,18 +138,20 @@ def queue_headers(job: Job) -> Headers:
     ]
 
 
-def budget_headers(session: SessionView | None) -> Headers:
+_BUDGET_HEADERS = {
+    "tokens_budget_remaining": (b"x-budget-tokens-remaining", b"%d"),
+    "time_budget_remaining_ms": (b"x-budget-time-remaining-ms", b"%d"),
+    "cost_budget_remaining": (b"x-budget-cost-remaining", b"%.6g"),
+}
+
+
+def budget_headers(budgets: Mapping[str, int | float]) -> Headers:
     """X-Budget-*: what is left where a budget is set."""
-    headers: Headers = []
-    if session is None:
-        return headers
-    if session.tokens_budget_remaining is not None:
-        headers.append((b"x-budget-tokens-remaining", b"%d" % session.tokens_budget_remaining))
-    if session.time_budget_remaining_ms is not None:
-        headers.append((b"x-budget-time-remaining-ms", b"%d" % session.time_budget_remaining_ms))
-    if session.cost_budget_remaining is not None:
-        headers.append((b"x-budget-cost-remaining", b"%.6g" % session.cost_budget_remaining))
-    return headers
+    return [
+        (name, shape % budgets[field])
+        for field, (name, shape) in _BUDGET_HEADERS.items()
+        if field in budgets
+    ]
 
 
 def last_event_id(text: bytes | None) -> int:

@@ -97,7 +97,7 @@ def configure_logging(secrets: Iterable[str] = (), stream: BinaryIO | None = Non
         processors=[LineRenderer(secrets)],
         wrapper_class=structlog.make_filtering_bound_logger("info"),
         logger_factory=lambda *_: _BufferLogger(buffer),
-        cache_logger_on_first_use=False,
+        cache_logger_on_first_use=True,
     )
     atexit.register(buffer.flush)
     return buffer

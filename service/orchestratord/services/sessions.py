@@ -24,12 +24,26 @@ def remaining_budgets(session: SessionView) -> dict[str, int | float]:
 
 class SessionService:
     def __init__(
-        self, scheduling: SchedulingService, jobs: JobTable, journal: Journal, ttl_ms: int
+        self,
+        scheduling: SchedulingService,
+        jobs: JobTable,
+        journal: Journal,
+        ttl_ms: int,
+        *,
+        budgeted: bool,
     ) -> None:
         self._scheduling = scheduling
         self._jobs = jobs
         self._journal = journal
         self._ttl_ms = ttl_ms
+        self._budgeted = budgeted
+
+    def budgets(self, tenant: str, session_id: str) -> dict[str, int | float]:
+        """What is left of the session's budgets; empty where the deployment sets none."""
+        if not self._budgeted:
+            return {}
+        session = self.get(tenant, session_id)
+        return {} if session is None else remaining_budgets(session)
 
     def get(self, tenant: str, session_id: str) -> SessionView | None:
         """The session as it is now; None where this tenant has none of that id."""

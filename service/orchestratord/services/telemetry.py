@@ -19,6 +19,7 @@ from orchestrator_core.pool import PoolSpec
 from orchestrator_core.scheduler import Scheduler
 from orchestrator_core.task import Priority
 from orchestratord.services.jobs import Job
+from orchestratord.services.tallies import Tallies
 from worker_adapters.adapter_api.types import DecodeEnd
 
 if TYPE_CHECKING:
@@ -29,7 +30,7 @@ _EVICTIONS = frozenset({Reason.DROPPED_LRU, Reason.SHED})
 
 log = structlog.get_logger("orchestratord.tasks")
 
-TokenCounter = Callable[[float], None]
+TokenCounter = Callable[[int], None]
 
 
 class _ReplicaMeters:
@@ -37,21 +38,24 @@ class _ReplicaMeters:
 
     __slots__ = ("decode_ms", "first_token_ms", "started", "tokens_in", "tokens_out")
 
-    def __init__(self, metrics: OrchMetrics, replica: Replica) -> None:
+    def __init__(self, metrics: OrchMetrics, tallies: Tallies, replica: Replica) -> None:
         version, engine = replica.properties.engine_version, replica.set_key.engine
         where = {"engine": engine, "engine_version": version, "pool_id": replica.pool_id}
         whole = {**where, "replica_id": replica.id}
-        self.tokens_in: TokenCounter = metrics.tokens_in_total.labels(**whole).inc
-        self.tokens_out: TokenCounter = metrics.tokens_out_total.labels(**whole).inc
+        count, sample = tallies.counter, tallies.histogram
+        self.tokens_in = count(metrics.tokens_in_total.labels(**whole)).add
+        self.tokens_out = count(metrics.tokens_out_total.labels(**whole)).add
         self.started = {
-            p: metrics.tasks_started_total.labels(**whole, priority=p.value).inc for p in Priority
+            p: count(metrics.tasks_started_total.labels(**whole, priority=p.value)).add
+            for p in Priority
         }
         self.first_token_ms = {
-            p: metrics.latency_first_token_ms.labels(**where, priority=p.value).observe
+            p: sample(metrics.latency_first_token_ms.labels(**where, priority=p.value)).observe
             for p in Priority
         }
         self.decode_ms = {
-            p: metrics.latency_decode_ms.labels(**where, priority=p.value).observe for p in Priority
+            p: sample(metrics.latency_decode_ms.labels(**where, priority=p.value)).observe
+            for p in Priority
         }
 
 
@@ -60,28 +64,33 @@ class _PoolMeters:
 
     __slots__ = ("completed", "enqueued", "queue_ms")
 
-    def __init__(self, metrics: OrchMetrics, job: Job) -> None:
+    def __init__(self, metrics: OrchMetrics, tallies: Tallies, job: Job) -> None:
         task = job.task
         engine, priority = task.engine, task.priority.value
         where = {"engine": engine, "engine_version": job.engine_version, "pool_id": job.pool_id}
-        self.enqueued = metrics.tasks_enqueued_total.labels(
-            **where, replica_id="", priority=priority
-        ).inc
-        self.queue_ms = metrics.latency_queue_ms.labels(**where, priority=priority).observe
-        self.completed = metrics.tasks_finished_total.labels(
-            engine=engine, pool_id=job.pool_id, priority=priority, outcome="completed"
-        ).inc
+        self.enqueued = tallies.counter(
+            metrics.tasks_enqueued_total.labels(**where, replica_id="", priority=priority)
+        ).add
+        self.queue_ms = tallies.histogram(
+            metrics.latency_queue_ms.labels(**where, priority=priority)
+        ).observe
+        self.completed = tallies.counter(
+            metrics.tasks_finished_total.labels(
+                engine=engine, pool_id=job.pool_id, priority=priority, outcome="completed"
+            )
+        ).add
 
 
 class Telemetry:
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
         self.metrics = OrchMetrics(self.registry)
+        self._tallies = Tallies()
         self._meters: dict[tuple[str, str, str], _ReplicaMeters] = {}
         self._deadlines: dict[Priority, tuple[int, int]] = dict.fromkeys(Priority, (0, 0))
         self._pool_meters: dict[tuple[str, str, Priority], _PoolMeters] = {}
         self._pool_fields: dict[str, dict[str, Any]] = {}
-        self._http: dict[tuple[str, int], Callable[[float], None]] = {}
+        self._http: dict[tuple[str, int], TokenCounter] = {}
         self.journal_bytes: Callable[[], int] = lambda: 0
 
     # --- a task's life -----------------------------------------------------------------------
@@ -274,14 +283,14 @@ class Telemetry:
         key = (replica.pool_id, replica.id, replica.properties.engine_version)
         meters = self._meters.get(key)
         if meters is None:
-            meters = self._meters[key] = _ReplicaMeters(self.metrics, replica)
+            meters = self._meters[key] = _ReplicaMeters(self.metrics, self._tallies, replica)
         return meters
 
     def _of_pool(self, job: Job) -> _PoolMeters:
         key = (job.pool_id, job.engine_version, job.task.priority)
         meters = self._pool_meters.get(key)
         if meters is None:
-            meters = self._pool_meters[key] = _PoolMeters(self.metrics, job)
+            meters = self._pool_meters[key] = _PoolMeters(self.metrics, self._tallies, job)
         return meters
 
     # --- the process -------------------------------------------------------------------------
@@ -290,9 +299,9 @@ class Telemetry:
         key = (operation, status)
         inc = self._http.get(key)
         if inc is None:
-            inc = self._http[key] = self.metrics.http_requests_total.labels(
-                operation=operation, status=str(status)
-            ).inc
+            inc = self._http[key] = self._tallies.counter(
+                self.metrics.http_requests_total.labels(operation=operation, status=str(status))
+            ).add
         inc(1)
 
     def http_error(self, code: Code) -> None:
@@ -322,6 +331,7 @@ class Telemetry:
 
     def render(self) -> bytes:
         """The exposition text of every metric."""
+        self._tallies.hand_over()
         text: bytes = generate_latest(self.registry)
         return text
 

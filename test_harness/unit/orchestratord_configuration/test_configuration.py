@@ -377,6 +377,14 @@ def test_every_example_is_a_valid_configuration(path: Path) -> None:
     assert loaded.config.pools
 
 
+@pytest.mark.req("OC-CONFIG-6002")
+def test_the_configuration_in_the_readme_is_valid() -> None:
+    text = (EXAMPLES[0].parents[2] / "README.md").read_text("utf-8")
+    (example,) = re.findall(r"```yaml\n(.*?)```", text, re.DOTALL)
+
+    assert accept(example).config.pools[0].id == "small"
+
+
 def test_there_are_examples_to_check() -> None:
     assert len(EXAMPLES) >= 3
 
