@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from pathlib import Path
 from typing import Annotated
 
@@ -51,8 +52,11 @@ def run(
     except JournalError as error:
         raise CliError(f"cannot start: {error}", exit_code=ExitCode.TASK_FAILED) from None
     except OSError as error:
-        place = f"{host or 'server.host'}:{port if port is not None else 'server.port'}"
-        raise CliError(f"cannot start on {place}: {error.strerror or error}") from None
+        what = f"{error.filename}: {error.strerror}" if error.filename else str(error.strerror)
+        hint = "see server.host and server.port; `--port 0` takes a free port"
+        is_address = error.errno in {errno.EADDRINUSE, errno.EADDRNOTAVAIL, errno.EACCES}
+        takes_hint = is_address and not error.filename
+        raise CliError(f"cannot start: {what}", hint=hint if takes_hint else None) from None
     raise typer.Exit(status)
 
 

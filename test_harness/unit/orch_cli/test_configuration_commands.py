@@ -14,6 +14,7 @@ from orch_cli.main import app
 from orch_cli.profiles import choose
 from orchestratord.api.keys import verify
 from orchestratord.configuration import ConfigError, Problem
+from orchestratord.ports.coordinator import LeaseHeld
 
 GOOD = """\
 auth: { keys: [ { id: dev, tenant: acme, roles: [data], key_env: ACME_KEY } ] }
@@ -142,7 +143,9 @@ def test_serve_passes_its_options_on_and_returns_the_status(
             ConfigError([Problem("a.b", "1", "must be 2", 7)], "c.yaml"),
             "line 7: a.b = 1: must be 2",
         ),
-        (OSError(98, "Address already in use"), "Address already in use"),
+        (OSError(98, "Address already in use"), "`--port 0` takes a free port"),
+        (PermissionError(13, "Permission denied", "state"), "state: Permission denied"),
+        (LeaseHeld("state-dir is held by pid 7"), "another service runs on this server.state_dir"),
     ],
 )
 def test_serve_tells_why_it_cannot_start(
