@@ -78,6 +78,9 @@ LOG_FLUSH_S = 0.25
 SHUTDOWN_RESERVE_S = 2.0
 # Objects here are freed by reference counts; cycles are rare, so look for them rarely.
 GC_THRESHOLDS = (50_000, 20, 50)
+# The journal's thread waits this long for the interpreter lock while the event loop is busy, and
+# every 202 waits for the journal. Python's default is 5 ms.
+SWITCH_INTERVAL_S = 0.0005
 OWNER_LEASE = "state-dir"
 
 
@@ -356,6 +359,7 @@ async def _serve(orchestrator: Orchestrator, host: str, port: int, logs: LineBuf
     gc.collect()
     gc.freeze()
     gc.set_threshold(*GC_THRESHOLDS)
+    sys.setswitchinterval(SWITCH_INTERVAL_S)
     _announce([sock for _, sock in servers], host)
     await stop.wait()
     budget_s = config.server.shutdown_ms / 1000

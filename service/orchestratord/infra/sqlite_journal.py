@@ -244,9 +244,10 @@ class SqliteJournal:
         packed = self._encoder.encode([waiting.record for waiting in group])
         try:
             with self._database_lock:
-                self._database.execute("BEGIN IMMEDIATE")
+                # Every statement gives the interpreter lock away and waits to get it back, so the
+                # usual group is one statement that commits itself.
                 if forgotten:
-                    # One statement for all of them, for the same reason as one row per group.
+                    self._database.execute("BEGIN IMMEDIATE")
                     self._database.execute(
                         "DELETE FROM journal WHERE row IN (SELECT value FROM json_each(?))",
                         (msgspec.json.encode(forgotten).decode(),),
@@ -256,7 +257,8 @@ class SqliteJournal:
                         "INSERT INTO journal (records) VALUES (?)", (packed,)
                     )
                     row = cursor.lastrowid or 0
-                self._database.execute("COMMIT")
+                if forgotten:
+                    self._database.execute("COMMIT")
                 if not group:
                     self._shrink()
         except sqlite3.Error as error:

@@ -69,18 +69,20 @@ class StreamReader:
         while self._open and not self.writer.congested:
             before = self.next_id
             data, self.next_id = log.encode(before, REPLAY_TOKENS)
-            if not data:
-                if log.terminal is not None:
-                    self.close()
-                    self.writer.finish()
-                return
-            if before <= STARTED_ID < self.next_id and log.started is not None:
-                self._metrics_due = True
-            if self._metrics_due and log.terminal is None:
-                data += self._hub.metrics_event(self.job)
-                self._metrics_due = False
-            self.quiet_s = 0.0
-            self.writer.write(data)
+            if data:
+                if before <= STARTED_ID < self.next_id and log.started is not None:
+                    self._metrics_due = True
+                if self._metrics_due and log.terminal is None:
+                    data += self._hub.metrics_event(self.job)
+                    self._metrics_due = False
+                self.quiet_s = 0.0
+                self.writer.write(data)
+            if log.terminal is None:
+                if self.next_id > log.last_id or not data:
+                    return
+            elif self.next_id > log.last_id:
+                self.close()
+                self.writer.finish()
 
     def tick(self, metrics_due: bool, elapsed_s: float) -> None:
         """Metrics that no token carried since the last tick, or a sign of life."""
