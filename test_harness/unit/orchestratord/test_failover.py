@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import itertools
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -9,7 +11,7 @@ from orchestratord.services.failover import PrefixCheck
 
 def cut(text: bytes, places: list[int]) -> list[bytes]:
     edges = sorted({0, len(text), *(p % (len(text) + 1) for p in places)})
-    return [text[a:b] for a, b in zip(edges, edges[1:], strict=False)]
+    return [text[a:b] for a, b in itertools.pairwise(edges)]
 
 
 @pytest.mark.req("ORCH-3201")

@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 
+from harness_kit.waiting import wait_until_async
 from orchestratord.api.http_server import HttpConnection, HttpRequest, HttpServer
 
 MAX_BODY_BYTES = 100
@@ -88,8 +89,7 @@ def test_answers_leave_in_the_order_of_their_requests() -> None:
     ) -> None:
         names = ["/later", *(f"/{n}" for n in range(20))]
         writer.write(b"".join(b"GET %b HTTP/1.1\r\nhost: h\r\n\r\n" % n.encode() for n in names))
-        while not echo.held:
-            await asyncio.sleep(0)
+        await wait_until_async(lambda: bool(echo.held), 5)
 
         echo.held[0].respond(200, [(b"x-path", b"/later")])
         paths = [(await answer(reader))[1]["x-path"] for _ in names]
@@ -153,7 +153,7 @@ def test_a_body_far_over_the_limit_is_answered_and_cut() -> None:
     ) -> None:
         writer.write(b"POST / HTTP/1.1\r\nhost: h\r\ncontent-length: 999999\r\n\r\n" + b"x" * 900)
 
-        status, headers, _ = await answer(reader)
+        status, headers, _body = await answer(reader)
 
         assert status == 413
         assert headers["connection"] == "close"
@@ -203,8 +203,7 @@ def test_a_client_that_goes_away_is_noticed_and_nothing_is_written() -> None:
     ) -> None:
         lost = asyncio.Event()
         writer.write(b"GET /stream HTTP/1.1\r\nhost: h\r\n\r\n")
-        while not echo.held:
-            await asyncio.sleep(0)
+        await wait_until_async(lambda: bool(echo.held), 5)
         echo.held[0].on_lost = lost.set
         writer.transport.abort()
         await lost.wait()
@@ -222,16 +221,14 @@ def test_a_half_request_is_cut_after_its_time_and_an_answer_under_way_is_not() -
         echo: Echo, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, server: HttpServer
     ) -> None:
         writer.write(b"GET /later HTTP/1.1\r\nhost: h\r\n\r\n")
-        while not echo.held:
-            await asyncio.sleep(0)
+        await wait_until_async(lambda: bool(echo.held), 5)
         clock[0] = 1000.0
         server.sweep()
         echo.held[0].respond(200, [])
         await answer(reader)
         writer.write(b"GET /half HTTP/1.1\r\nhost: h\r\n")
         await writer.drain()
-        while not echo.held[0].receiving:
-            await asyncio.sleep(0)
+        await wait_until_async(lambda: echo.held[0].receiving, 5)
         clock[0] = 1061.0
         server.sweep()
 
