@@ -313,7 +313,7 @@ class SchedulerMachine(RuleBasedStateMachine):
         assert self.scheduler.running("p") == self.scheduler.waiting_keys("p") == ()
 
 
-TestScheduler = pytest.mark.req(
+@pytest.mark.req(
     "ORCH-3004",
     "ORCH-3010",
     "ORCH-3017",
@@ -323,4 +323,6 @@ TestScheduler = pytest.mark.req(
     "OC-CORE-1005",
     "OC-CORE-1010",
     partial="the core's part",
-)(SchedulerMachine.TestCase)
+)
+class TestScheduler(SchedulerMachine.TestCase):  # type: ignore[misc]
+    """The machine as a test."""
