@@ -21,7 +21,7 @@ from worker_adapters.adapter_api.origin import Origin
 from worker_adapters.adapter_api.types import EngineError
 
 CONNECT_TIMEOUT_S = 5.0  # a host that is up answers a SYN in one round trip
-IDLE_MAX = 64  # kept per engine; more than its slots, less than its file handles
+IDLE_MAX = 256  # kept per engine; as many as it may have slots, fewer than a process has handles
 IDLE_EXPIRY_S = 4.0  # below the 5 s after which llama.cpp's server closes an idle connection
 IDLE_MARGIN_S = 1.0  # taken off what a Keep-Alive header promises, for clocks and transit
 DRAIN_S = 2.0  # how long a released response may take to end before its connection is closed

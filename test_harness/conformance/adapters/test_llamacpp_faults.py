@@ -15,6 +15,7 @@ from harness_kit.fake_engine_script import Fault, FaultOnce
 from harness_kit.recording_sink import WAIT_S, RecordingSink
 from harness_kit.waiting import wait_until, wait_until_async
 from worker_adapters.adapter_api.types import (
+    Decode,
     DecodeRequest,
     EngineClient,
     EngineError,
@@ -239,6 +240,40 @@ class TestChunking:
 
         run(scenario())
 
+    def test_a_first_half_at_the_very_end_is_not_lost(self, fake: FakeEngine, run: Run) -> None:
+        half = sse(b'{"content":"a\\ud83c","stop":false}')
+        fake.inject(FaultOnce(Fault.PLAY, writes=(half + sse(FINAL),)))
+
+        async def scenario() -> None:
+            client = LlamaCppAdapter().connect(fake.url)
+            sink = await decoded(client)
+            await client.close()
+
+            assert sink.error is None
+            assert sink.text == "a\ufffd"
+
+        run(scenario())
+
+    @pytest.mark.req("ORCH-3017")
+    def test_an_end_in_the_read_that_caused_a_cancel_is_not_told(
+        self, fake: FakeEngine, run: Run
+    ) -> None:
+        fake.inject(FaultOnce(Fault.PLAY, writes=(sse(chunk_payload("a", 0, 3)) + sse(FINAL),)))
+
+        async def scenario() -> None:
+            client = LlamaCppAdapter().connect(fake.url)
+            decodes: list[Decode] = []
+            sink = RecordingSink(on_first_tokens=lambda: decodes[0].cancel())
+            decodes.append(client.decode(request_of(), sink))
+            await sink.until_tokens()
+            after = await decoded(client)
+            await client.close()
+
+            assert sink.calls == ["tokens"]
+            assert after.text == expected_text()
+
+        run(scenario())
+
     def test_an_engine_that_escapes_everything_gives_the_same_bytes(
         self, fake: FakeEngine, run: Run
     ) -> None:
@@ -459,6 +494,24 @@ class TestRequests:
         assert {name: body[name] for name in wanted} == wanted
         assert body["samplers"] == ["penalties", "top_k", "top_p", "min_p", "temperature"]
         assert body["presence_penalty"] == body["frequency_penalty"] == body["mirostat"] == 0
+
+    def test_prompts_are_counted_with_the_special_tokens_of_a_completion(
+        self, fake: FakeEngine, run: Run
+    ) -> None:
+        async def scenario() -> None:
+            client = LlamaCppAdapter().connect(fake.url)
+            count = await client.count_tokens("one <|im_end|> two")
+            await client.close()
+
+            assert count == 3
+
+        run(scenario())
+        asked = json.loads(fake.server.requests[-1].body)
+        assert asked == {
+            "content": "one <|im_end|> two",
+            "add_special": True,
+            "parse_special": True,
+        }
 
     def test_a_correlation_id_cannot_add_a_header(self, fake: FakeEngine, run: Run) -> None:
         request = DecodeRequest("hi", 3, 1, GREEDY, True, "x\r\nInjected: 1")
