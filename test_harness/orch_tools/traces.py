@@ -131,6 +131,10 @@ def _marked_tests(tree: ast.Module, path: str) -> Iterator[tuple[str, list[ast.C
             if isinstance(node, ast.ClassDef) and node.name.startswith("Test"):
                 own = [call for mark in node.decorator_list for call in _req_calls(mark)]
                 yield from visit(node.body, f"{prefix}::{node.name}", inherited + own)
+                if any(_is_machine(base) for base in node.bases):
+                    yield f"{prefix}::{node.name}::runTest", inherited + own
+            elif isinstance(node, ast.Assign) and (name := _machine_name(node)):
+                yield f"{prefix}::{name}::runTest", inherited + _req_calls(node)
             elif isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and node.name.startswith(
                 "test_"
             ):
@@ -138,6 +142,25 @@ def _marked_tests(tree: ast.Module, path: str) -> Iterator[tuple[str, list[ast.C
                 yield f"{prefix}::{node.name}", inherited + own
 
     return visit(tree.body, path, [])
+
+
+def _is_machine(node: ast.expr) -> bool:
+    """Is this `….TestCase`, the test of a Hypothesis state machine?"""
+    return isinstance(node, ast.Attribute) and node.attr == "TestCase"
+
+
+def _machine_name(node: ast.Assign) -> str | None:
+    """The name in `TestX = pytest.mark.req(…)(Machine.TestCase)`."""
+    value, target = node.value, node.targets[0]
+    if (
+        isinstance(target, ast.Name)
+        and target.id.startswith("Test")
+        and isinstance(value, ast.Call)
+        and _is_req(value.func)
+        and any(_is_machine(argument) for argument in value.args)
+    ):
+        return target.id
+    return None
 
 
 def _assigns_pytestmark(node: ast.stmt) -> bool:

@@ -324,5 +324,5 @@ class SchedulerMachine(RuleBasedStateMachine):
     "OC-CORE-1010",
     partial="the core's part",
 )
-class TestScheduler(SchedulerMachine.TestCase):  # type: ignore[misc]
+class TestScheduler(SchedulerMachine.TestCase):  # type: ignore[misc, valid-type]
     """The machine as a test."""

@@ -46,6 +46,30 @@ def test_markers_count_on_module_class_function_and_parameter(tmp_path: Path) ->
     }
 
 
+def test_a_state_machine_is_the_test_that_runs_it(tmp_path: Path) -> None:
+    write_tree(
+        tmp_path,
+        {
+            TEST_FILE: """
+                import pytest
+
+                TestA = pytest.mark.req("ORCH-0001")(MachineA.TestCase)
+
+                @pytest.mark.req("ORCH-0002")
+                class TestB(MachineB.TestCase): ...
+            """
+        },
+    )
+
+    traces, problems = traces_of_tests(tmp_path)
+
+    assert problems == []
+    assert {(t.requirement_id, t.place) for t in traces} == {
+        ("ORCH-0001", f"{TEST_FILE}::TestA::runTest"),
+        ("ORCH-0002", f"{TEST_FILE}::TestB::runTest"),
+    }
+
+
 def test_a_marker_the_scan_cannot_attribute_is_a_problem_not_a_loss(tmp_path: Path) -> None:
     write_tree(
         tmp_path,
