@@ -185,7 +185,7 @@ def test_positions_of_equally_expensive_tasks_are_the_order_in_which_they_leave(
 @pytest.mark.req("ORCH-3075", "OC-CORE-1004")
 @given(
     st.dictionaries(st.sampled_from(TENANTS), st.integers(1, 10), min_size=2),
-    st.lists(st.integers(50, 150), min_size=400, max_size=400),
+    st.lists(st.integers(50, 150), min_size=200, max_size=200),
 )
 def test_under_backlog_service_is_within_five_percent_of_the_weights(
     weights: dict[str, int], costs: list[int]
@@ -217,19 +217,15 @@ def test_a_waiting_task_of_the_lowest_weight_is_passed_by_a_bounded_number(
     victim = make_task("victim", priority=Priority.BATCH, cost_tokens=batch_cost)
     queue.push(victim, 1)
 
-    passed, number = 0, 2
-    while True:
-        queue.push(make_task(str(number), tenant="x", cost_tokens=urgent_cost), number)
-        number += 1
-        task = queue.pop()
-        assert task is not None
-        if task.key == victim.key:
-            break
-        passed += task.priority is Priority.INTERACTIVE
-
     # While one batch task is served at weight 1, weight 8 gets eight times its tokens, and each
-    # side may be one task ahead.
-    assert passed <= 8 * batch_cost // urgent_cost + 2
+    # side may be one task ahead; the first batch task is one turn more.
+    turns = 8 * batch_cost // urgent_cost + 4
+    served = []
+    for number in range(2, 2 + turns):
+        queue.push(make_task(str(number), tenant="x", cost_tokens=urgent_cost), number)
+        served.append(queue.pop())
+
+    assert victim in served
 
 
 def bounded(policy: FullPolicy, capacity: int, interactive: int, batch: int) -> PoolSpec:

@@ -43,13 +43,12 @@ class FairShare:
     Equal tags go by rank (smaller first), then by who became backlogged first.
     """
 
-    __slots__ = ("_activations", "_backlogged", "_furthest", "_members", "_order", "_virtual")
+    __slots__ = ("_activations", "_backlogged", "_members", "_order", "_virtual")
 
     def __init__(self) -> None:
         self._members: dict[str, _Member] = {}
         self._order: list[_Tag] = []
         self._virtual = 0
-        self._furthest = 0
         self._backlogged = 0
         self._activations = 0
 
@@ -80,8 +79,8 @@ class FairShare:
         member.backlogged = False
         self._backlogged -= 1
         if not self._backlogged:
-            # Idle: whatever was used before is not held against anybody (end of a busy period).
-            self._virtual = max(self._virtual, self._furthest)
+            # Idle: what was used before is held against nobody (the paper's end of a busy period,
+            # without moving virtual time: whoever comes next starts from the same tag).
             self._members.clear()
 
     def hold(self, key: str, held: bool) -> None:
@@ -107,7 +106,6 @@ class FairShare:
         self._virtual = max(self._virtual, member.start)
         self._unplace(member)
         member.start += max(cost_tokens, 1) * UNITS_PER_TOKEN // member.weight
-        self._furthest = max(self._furthest, member.start)
         self._place(member)
 
     def ahead(

@@ -16,7 +16,7 @@ from harness_kit.core_builders import (
     ready_scheduler,
     submit,
 )
-from orchestrator_core.effects import Dispatch, Effect, Ended, SessionExpired, Stop
+from orchestrator_core.effects import Dispatch, Effect, Ended, Rejected, SessionExpired, Stop
 from orchestrator_core.errors import Code, InvariantViolation, Reason
 from orchestrator_core.events import (
     Aborted,
@@ -562,6 +562,18 @@ class TestPoolChanges:
 
         assert scheduler.waiting_keys("p") == ("acme/by-digest",)
         assert scheduler.running("p") == ("acme/running",)
+
+    def test_a_new_context_and_version_rule_hold_at_once(self) -> None:
+        scheduler = ready_scheduler(replicas=[make_replica("old"), make_replica("x", version="b2")])
+        submit(scheduler, "running")
+        submit(scheduler, "waiting")
+
+        effects = scheduler.step(PoolAdded(make_pool(ctx=4096, same_engine_version=False)), T0_MS)
+        too_long = submit(scheduler, "too-long", ctx=4097)[0]
+
+        assert effects == (Dispatch("acme/waiting", "p", "x", 1),)
+        assert isinstance(too_long, Rejected)
+        assert too_long.refusal.reason is Reason.CONTEXT
 
     def test_facts_about_a_pool_that_does_not_exist_are_a_mistake_of_the_caller(self) -> None:
         with pytest.raises(InvariantViolation, match="pool p does not exist"):
