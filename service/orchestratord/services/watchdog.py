@@ -39,7 +39,8 @@ class Watchdog:
             message = self._overdue(attempt, now_s, now_ms)
             if message is not None:
                 job = attempt.job
-                self._dispatcher.replicas.report_broken(job.pool_id, attempt.replica.id)
+                # Only this task: a replica that does not answer is noticed by its probes, and to
+                # call it broken here would reset every neighbour of one slow task.
                 self._dispatcher.abort(
                     attempt,
                     Refusal(
