@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import queue
 import sqlite3
 import threading
 import time
@@ -38,6 +39,10 @@ BACKLOG_BYTES = 256 * 1024 * 1024
 BACKLOG_RECORDS = 65_536
 # Deletions ride on the next append; without one for this long they get a commit of their own.
 FORGET_LINGER_S = 1.0
+# When the last group had company, the next one waits this long for more: a commit costs the same
+# for one record as for fifty (PostgreSQL's commit_delay and commit_siblings, for the same reason).
+GATHER_S = 0.001
+GATHER_RECORDS = 64
 # A record that nobody waits for takes the next commit, or one of its own after this long.
 LAZY_LINGER_S = 0.05
 # Free pages are reused; only a file that is mostly empty is made smaller, in the idle moments.
@@ -61,10 +66,16 @@ class JournalStats:
     last_commit_ms: float
 
 
-@dataclass(frozen=True, slots=True)
-class _Waiting:
-    record: bytes
-    durable: asyncio.Future[int]
+@dataclass(slots=True)
+class _Group:
+    """What one commit takes: records with who waits for them, and rows to delete."""
+
+    records: list[bytes]
+    futures: list[asyncio.Future[int]]
+    forgotten: list[int]
+    row: int = 0
+    error: JournalError | None = None
+    commit_ms: float = 0.0
 
 
 class SqliteJournal:
@@ -91,19 +102,26 @@ class SqliteJournal:
         self._backlog_bytes = backlog_bytes
         self._encoder = msgspec.msgpack.Encoder()
         self._decoder = msgspec.msgpack.Decoder(list[bytes])
-        self._changed = threading.Condition()
-        # All below is guarded by `_changed`.
-        self._waiting: list[_Waiting] = []
+        # What waits for the next group; touched by the event loop only.
+        self._records: list[bytes] = []
+        self._futures: list[asyncio.Future[int]] = []
         self._waiting_bytes = 0
         self._forgotten: list[int] = []
-        self._urgent = False
+        self._urgent = 0
+        self._company = False
+        self._busy = False  # a group is with the writer
+        self._timer: asyncio.Handle | None = None
+        self._due_s = 0.0
+        self._turn = asyncio.Event()
         self._closing = False
+        self._appended = False
+        # One group at a time crosses to the writer: one wake-up there, one back.
+        self._groups: queue.SimpleQueue[_Group | None] = queue.SimpleQueue()
+        self._writer: threading.Thread | None = None
         # The connection is used by the replaying thread and the writer, never at once.
         self._database_lock = threading.Lock()
-        self._writer: threading.Thread | None = None
-        self._appended = False
         self._commits = 0
-        self._records = 0
+        self._committed_records = 0
         self._failed_commits = 0
         self._last_commit_ms = 0.0
         self._database = _open(path, sync)
@@ -114,30 +132,27 @@ class SqliteJournal:
         A future that raised after an I/O error leaves open whether the record is on disk.
         Raises `JournalError` at once after `close`.
         """
+        if self._closing:
+            raise JournalError(f"journal {self._path} is closed")
         durable: asyncio.Future[int] = self._loop.create_future()
-        with self._changed:
-            if self._closing:
-                raise JournalError(f"journal {self._path} is closed")
-            behind = (
-                len(self._waiting) >= self._backlog_records
-                or self._waiting_bytes + len(record) > self._backlog_bytes
-            )
-            if not behind:
-                self._appended = True
-                self._waiting.append(_Waiting(record, durable))
-                self._waiting_bytes += len(record)
-                self._start_writer()
-                first = len(self._waiting) == 1
-                if first or (urgent and not self._urgent):
-                    self._changed.notify()
-                self._urgent = self._urgent or urgent
-        if behind:
+        if (
+            len(self._records) >= self._backlog_records
+            or self._waiting_bytes + len(record) > self._backlog_bytes
+        ):
             durable.set_exception(
                 JournalError(
-                    f"journal {self._path} is behind: {len(self._waiting)} records "
+                    f"journal {self._path} is behind: {len(self._records)} records "
                     f"({self._waiting_bytes} bytes) wait for the disk"
                 )
             )
+            return durable
+        self._appended = True
+        self._records.append(record)
+        self._futures.append(durable)
+        self._waiting_bytes += len(record)
+        self._urgent += urgent
+        if not self._busy:
+            self._plan()
         return durable
 
     def replay(self) -> Iterator[tuple[int, list[bytes]]]:
@@ -150,30 +165,33 @@ class SqliteJournal:
     def forget(self, rows: Iterable[int]) -> None:
         """These rows are not needed any more; deleted with a later commit, on disk within about
         a second. Unknown rows are ignored, and so is everything after `close`."""
-        with self._changed:
+        if not self._closing:
             self._forgotten.extend(rows)
-            if self._forgotten and not self._closing:
-                self._start_writer()
-                self._changed.notify()
+            if not self._busy:
+                self._plan()
 
     def stats(self) -> JournalStats:
         """Figures for metrics; costs two `stat` calls."""
         return JournalStats(
             bytes_on_disk=_size(self._path) + _size(Path(f"{self._path}-wal")),
             commits=self._commits,
-            records=self._records,
+            records=self._committed_records,
             failed_commits=self._failed_commits,
-            waiting_records=len(self._waiting),
+            waiting_records=len(self._records),
             last_commit_ms=self._last_commit_ms,
         )
 
     async def close(self) -> None:
         """Commit what waits, then close the file. Idempotent."""
-        with self._changed:
-            self._closing = True
-            self._changed.notify()
-            writer = self._writer
+        self._closing = True
+        while self._busy or self._records or self._forgotten:
+            if not self._busy:
+                self._hand_over()
+            self._turn.clear()
+            await self._turn.wait()
+        writer, self._writer = self._writer, None
         if writer is not None:
+            self._groups.put(None)
             await asyncio.to_thread(writer.join)
         with self._database_lock:
             self._database.close()
@@ -199,83 +217,128 @@ class SqliteJournal:
                 yield row, records
                 last = row
 
-    def _start_writer(self) -> None:
+    def _plan(self) -> None:
+        """When the next group leaves; nothing while one is with the writer."""
+        if self._urgent:
+            gather = self._company and len(self._records) < GATHER_RECORDS
+            delay_s = GATHER_S if gather else 0.0
+        elif self._records:
+            delay_s = LAZY_LINGER_S
+        elif self._forgotten:
+            delay_s = FORGET_LINGER_S
+        else:
+            return
+        due_s = self._loop.time() + delay_s
+        if self._timer is not None:
+            if self._due_s <= due_s:
+                return
+            self._timer.cancel()
+        self._due_s = due_s
+        # Not at once even without delay: what this turn of the loop appends goes along.
+        self._timer = (
+            self._loop.call_later(delay_s, self._hand_over)
+            if delay_s
+            else self._loop.call_soon(self._hand_over)
+        )
+
+    def _hand_over(self) -> None:
+        """Give the writer the longest prefix that fits one commit, and what to delete."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if self._busy:
+            return
+        count = self._fitting()
+        group = _Group(self._records[:count], self._futures[:count], self._forgotten)
+        self._records = self._records[count:]
+        self._futures = self._futures[count:]
+        self._forgotten = []
+        self._waiting_bytes -= sum(map(len, group.records))
+        self._company = self._urgent > 1
+        self._urgent = len(self._records)
+        self._busy = True
         if self._writer is None:
             self._writer = threading.Thread(target=self._write, name="journal", daemon=True)
             self._writer.start()
+        self._groups.put(group)
+
+    def _fitting(self) -> int:
+        if self._waiting_bytes <= GROUP_BYTES:
+            return len(self._records)
+        size = 0
+        for count, record in enumerate(self._records):
+            size += len(record)
+            if count and size > GROUP_BYTES:
+                return count
+        return len(self._records)
+
+    def _settle(self, group: _Group) -> None:
+        """The writer is done with a group."""
+        self._busy = False
+        self._turn.set()
+        if group.error is None:
+            self._commits += 1
+            self._committed_records += len(group.records)
+            self._last_commit_ms = group.commit_ms
+            if self._on_commit is not None and group.records:
+                self._on_commit(group.commit_ms)
+        else:
+            self._failed_commits += 1
+            if not self._closing:  # after a close the next replay finds them again
+                self._forgotten = group.forgotten + self._forgotten
+        for durable in group.futures:
+            if durable.done():  # the one who asked has gone away
+                continue
+            if group.error is None:
+                durable.set_result(group.row)
+            else:
+                durable.set_exception(group.error)
+        if not self._closing and not self._busy:
+            self._plan()
+
+    # --- the writer's thread -------------------------------------------------------------------
 
     def _write(self) -> None:
-        while True:
-            with self._changed:
-                self._changed.wait_for(lambda: self._waiting or self._forgotten or self._closing)
-                if not self._urgent:
-                    linger_s = LAZY_LINGER_S if self._waiting else FORGET_LINGER_S
-                    self._changed.wait_for(lambda: self._urgent or self._closing, linger_s)
-                group = self._take_group()
-                forgotten, self._forgotten = self._forgotten, []
-                if not group and not forgotten and self._closing:
-                    return
-                last_round = self._closing and not self._waiting
-            if not self._commit(group, forgotten):
-                if last_round:
-                    return  # what could not be deleted now is deleted after the next replay
-                with self._changed:
-                    self._forgotten.extend(forgotten)
+        for group in iter(self._groups.get, None):
+            self._commit(group)
+            try:
+                self._loop.call_soon_threadsafe(self._settle, group)
+            except RuntimeError:
+                # The loop was closed first: nobody can hear it, and the records are safe.
+                _log.warning(
+                    "journal.nobody_listens", file=str(self._path), records=len(group.records)
+                )
 
-    def _take_group(self) -> list[_Waiting]:
-        """The longest prefix of what waits that fits one commit; at least one record."""
-        size = 0
-        count = 0
-        for waiting in self._waiting:
-            size += len(waiting.record)
-            if count and size > GROUP_BYTES:
-                size -= len(waiting.record)
-                break
-            count += 1
-        group = self._waiting[:count]
-        self._waiting = self._waiting[count:]
-        self._urgent = bool(self._waiting)
-        self._waiting_bytes -= size
-        return group
-
-    def _commit(self, group: list[_Waiting], forgotten: list[int]) -> bool:
+    def _commit(self, group: _Group) -> None:
         started = time.perf_counter()
-        row = 0
-        packed = self._encoder.encode([waiting.record for waiting in group])
         try:
             with self._database_lock:
                 # Every statement gives the interpreter lock away and waits to get it back, so the
                 # usual group is one statement that commits itself.
-                if forgotten:
+                if group.forgotten:
                     self._database.execute("BEGIN IMMEDIATE")
                     self._database.execute(
                         "DELETE FROM journal WHERE row IN (SELECT value FROM json_each(?))",
-                        (msgspec.json.encode(forgotten).decode(),),
+                        (msgspec.json.encode(group.forgotten).decode(),),
                     )
-                if group:
+                if group.records:
+                    packed = self._encoder.encode(group.records)
                     cursor = self._database.execute(
                         "INSERT INTO journal (records) VALUES (?)", (packed,)
                     )
-                    row = cursor.lastrowid or 0
-                if forgotten:
+                    group.row = cursor.lastrowid or 0
+                if group.forgotten:
                     self._database.execute("COMMIT")
-                if not group:
-                    self._shrink()
+                    if not group.records:
+                        self._shrink()
         except sqlite3.Error as error:
             # Rolling back on the same connection makes the next commit overwrite what was half
             # written; a new connection could find it and bring refused records back.
             with suppress(sqlite3.Error), self._database_lock:
                 self._database.execute("ROLLBACK")
-            self._failed_commits += 1
-            message = f"cannot write to journal {self._path}: {error}"
+            group.error = JournalError(f"cannot write to journal {self._path}: {error}")
             _log.error("journal.commit_failed", file=str(self._path), reason=str(error))
-            self._tell(group, error=JournalError(message))
-            return False
-        self._last_commit_ms = (time.perf_counter() - started) * 1000
-        self._commits += 1
-        self._records += len(group)
-        self._tell(group, row=row)
-        return True
+        group.commit_ms = (time.perf_counter() - started) * 1000
 
     def _shrink(self) -> None:
         """Give free pages back to the file system while nobody waits."""
@@ -284,37 +347,6 @@ class SqliteJournal:
         if free > SHRINK_FREE_PAGES and free * 2 > pages:
             # As a script: `execute` steps a statement without columns once, which frees one page.
             self._database.executescript(f"PRAGMA incremental_vacuum({SHRINK_STEP_PAGES})")
-
-    def _tell(
-        self, group: list[_Waiting], *, row: int = 0, error: JournalError | None = None
-    ) -> None:
-        if not group:
-            return
-        try:
-            self._loop.call_soon_threadsafe(
-                _settle, group, row, error, self._on_commit, self._last_commit_ms
-            )
-        except RuntimeError:
-            # The loop was closed first: nobody can hear it, and the records are safe all the same.
-            _log.warning("journal.nobody_listens", file=str(self._path), records=len(group))
-
-
-def _settle(
-    group: list[_Waiting],
-    row: int,
-    error: JournalError | None,
-    on_commit: Callable[[float], None] | None,
-    commit_ms: float,
-) -> None:
-    if on_commit is not None and error is None:
-        on_commit(commit_ms)
-    for waiting in group:
-        if waiting.durable.done():  # the one who asked has gone away
-            continue
-        if error is None:
-            waiting.durable.set_result(row)
-        else:
-            waiting.durable.set_exception(error)
 
 
 def _open(path: Path, sync: SyncMode) -> sqlite3.Connection:
