@@ -13,7 +13,8 @@ from math import exp
 from orchestrator_core.limits import Limits
 from orchestrator_core.task import Task, Workload
 
-# Of more running tasks than this a sample stands for all: a prediction costs O(this) at most.
+# Of more slots than this callers pass a sample, and its share of the tasks ahead: a prediction then
+# costs O(this) at most.
 MAX_SLOTS_MODELLED = 64
 
 # Scale of a logistic distribution with standard deviation 1: sqrt(3) / pi.
@@ -117,11 +118,6 @@ def start_delay_ms(ahead: int, slots_ms: Sequence[float], task_ms: float) -> flo
     """
     if not slots_ms:
         return ahead * task_ms
-    if len(slots_ms) > MAX_SLOTS_MODELLED:
-        ahead = ahead * MAX_SLOTS_MODELLED // len(slots_ms)
-        slots_ms = [
-            slots_ms[i * len(slots_ms) // MAX_SLOTS_MODELLED] for i in range(MAX_SLOTS_MODELLED)
-        ]
     if not ahead:
         return slots_ms[0]
     task_ms = max(task_ms, 1e-3)

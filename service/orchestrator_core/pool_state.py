@@ -11,7 +11,12 @@ from __future__ import annotations
 from bisect import bisect_left, insort
 from enum import StrEnum
 
-from orchestrator_core.estimator import generated_tokens, remaining_ms, start_delay_ms
+from orchestrator_core.estimator import (
+    MAX_SLOTS_MODELLED,
+    generated_tokens,
+    remaining_ms,
+    start_delay_ms,
+)
 from orchestrator_core.placement.filter import serving
 from orchestrator_core.pool import PoolSpec
 from orchestrator_core.queueing.pool_queue import PoolQueue
@@ -176,9 +181,11 @@ class Pool:
 
     def start_delay_ms(self, ahead: int, now_ms: int) -> int:
         """Milliseconds until the next slot is free for a task with `ahead` others before it."""
-        running = (remaining_ms(end, now_ms) for end, _ in self._ends)
-        slots = [0.0] * self.slots_free() + sorted(running)
-        return round(start_delay_ms(ahead, slots, self._mean_task_ms()))
+        free = self.slots_free()
+        every = 1 + (free + len(self._ends)) // MAX_SLOTS_MODELLED  # one slot stands for so many
+        running = sorted(remaining_ms(end, now_ms) for end, _ in self._ends[::every])
+        slots = [0.0] * (free // every) + running
+        return round(start_delay_ms(ahead // every, slots, self._mean_task_ms()))
 
     def drain_to_half_ms(self, now_ms: int) -> int:
         """Milliseconds until the queue should be half empty; 0 while it is not above half."""

@@ -423,6 +423,24 @@ class TestPromise:
         # Half is two: one dispatch (in 1000 ms) brings three back to it, two bring four back.
         assert hints == [0, 0, 0, 1000, 2000]
 
+    def test_of_very_many_slots_a_sample_stands_for_all(self) -> None:
+        scheduler = ready_scheduler(
+            make_pool(capacity=999, interactive=999), [make_replica(slots=500)]
+        )
+        known_speed(scheduler)
+        for i in range(500):  # they end one after the other, 2 ms apart
+            submit(scheduler, f"running{i}", T0_MS + 2 * i, deadline_at_ms=T0_MS + 10**7)
+
+        starts = []
+        for i in range(500):
+            admitted = submit(scheduler, f"w{i}", T0_MS + 1000, deadline_at_ms=T0_MS + 10**7)[0]
+            assert isinstance(admitted, Admitted)
+            starts.append(admitted.predicted_start_ms)
+
+        # The k-th to wait starts when the k-th running one ends, within a sample's width.
+        assert all(abs(start_ms - 2 * k) <= 30 for k, start_ms in enumerate(starts))
+        assert starts == sorted(starts)
+
     def test_a_promise_counts_from_the_moment_it_is_given(self) -> None:
         scheduler = ready_scheduler()
         known_speed(scheduler)
