@@ -270,7 +270,7 @@ class AdmissionService:
             job.admitted = None
             outcome = _outcome(job, done, draft)
             if isinstance(outcome, Job):
-                self._jobs.use_row(job, done.result())
+                self._jobs.use_row(job, done.result(), admission=True)
             elif job.phase in (Phase.WAITING, Phase.RUNNING):
                 self._scheduling.step(Cancel(task.key))
             if not isinstance(outcome, Job):

@@ -40,8 +40,9 @@ class TaskLog:
         self.terminal: tuple[str, bytes] | None = None
         self.tokens = 0
         self.text_bytes = 0
-        # The tokens of a best_effort task are gone after a crash: its terminal event goes to every
-        # reader, whatever id it has reached.
+        # After a crash a task may end before its tokens were decoded again (a best_effort task
+        # always, any other when cancelled or failed): its terminal event goes to every reader,
+        # whatever id that one has reached.
         self.truncated = False
         self._pieces: list[bytes] | None = []
         self._sealed = b""

@@ -88,6 +88,8 @@ class Job:
     session_until_ms: int = 0
     tokens_in: int = 0
     kv_warm: bool = False
+    # Came back with a restart: clients may have seen more of it than its log holds.
+    recovered: bool = False
 
     @property
     def retained_bytes(self) -> int:
@@ -115,8 +117,12 @@ class JobTable:
         self._jobs[job.task.key] = job
 
     def replace(self, known: Job, job: Job) -> None:
-        """The id was used again after the retention of its first task (replay only)."""
-        job.rows = known.rows + job.rows
+        """The id was used again after the retention of its first task (replay only).
+
+        The new task is admitted now, behind those before it; the rows of the old one are given up
+        by themselves, its end never before its admission."""
+        heapq.heappush(self._deferred, (known.session_until_ms, known.rows))
+        del self._jobs[known.task.key]
         self._jobs[job.task.key] = job
 
     def discard(self, job: Job) -> None:
@@ -135,9 +141,12 @@ class JobTable:
     def ended_bytes(self) -> int:
         return self._ended_bytes
 
-    def use_row(self, job: Job, row: int) -> None:
-        """The journal row `row` holds a record of this job."""
-        job.rows.append(row)
+    def use_row(self, job: Job, row: int, *, admission: bool = False) -> None:
+        """The journal row `row` holds a record of this job; `admission`: the one that admits it,
+        which `_release` wants in front."""
+        if row in job.rows:
+            return
+        job.rows.insert(0 if admission else len(job.rows), row)
         self._row_users[row] += 1
 
     def retain(self, job: Job, now_ms: int) -> None:

@@ -116,7 +116,7 @@ class RecoveryService:
                     self._jobs.replace(known, job)
                 else:
                     self._jobs.add(job)
-                self._jobs.use_row(job, row)
+                self._jobs.use_row(job, row, admission=True)
                 past = sessions.get(job.task.session_key)
                 if past is None or past.created_ms != record.session_created_ms:
                     past = sessions[job.task.session_key] = _SessionPast(record.session_created_ms)
@@ -168,7 +168,6 @@ class RecoveryService:
         was_running = key in started
         if was_running and job.task.determinism is Determinism.BEST_EFFORT:
             job.log.start(job.promise.started_data())
-            job.log.truncated = True
             self._termination.fail(
                 job,
                 Refusal(
@@ -215,4 +214,5 @@ def _job(record: records.TaskAdmitted, session_ttl_ms: int) -> Job:
         promise=Promise(record.queue_position, record.predicted_start_ms, record.backoff_ms),
         pool_id=record.pool_id,
         session_until_ms=record.session_created_ms + session_ttl_ms,
+        recovered=True,
     )

@@ -109,6 +109,8 @@ class TerminationService:
         job.phase = Phase.ENDING
         job.ended_ms = self._clock_ms()
         job.decode = None
+        # Decoded again in part at most: a reader may be ahead of the log and still needs the end.
+        job.log.truncated = job.recovered and outcome != "completed"
         payload = msgspec.json.encode(data)
         sealed = job.log.seal()
         digest = hashlib.sha256(_plain_text(job.log.text())).hexdigest() if event == "end" else ""
