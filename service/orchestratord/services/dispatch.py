@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterable
+from dataclasses import astuple
 
 import structlog
 
@@ -97,7 +98,10 @@ class Dispatcher:
             return
         strict = job.task.determinism is Determinism.STRICT
         written = self._journal.append(
-            records.encode(records.TaskStarted(job.task.tenant, job.task_id)), urgent=not strict
+            records.encode(
+                records.TaskStarted(job.task.tenant, job.task_id, astuple(replica.set_key))
+            ),
+            urgent=not strict,
         )
         if strict:
             attempt.begin()

@@ -50,10 +50,12 @@ class TaskAdmitted(_Record, frozen=True, tag="admitted"):
 
 
 class TaskStarted(_Record, frozen=True, tag="started"):
-    """Decoding began; after a restart the task goes before what waited."""
+    """Decoding began; after a restart the task goes before what waited, to the same replica set:
+    `set_key` holds the fields of the core's `SetKey`, in order."""
 
     tenant: str
     task_id: str
+    set_key: tuple[str | int, ...]
 
 
 class DeterminismRecord(_Record, frozen=True, tag="determinism"):

@@ -14,6 +14,7 @@ import structlog
 
 from orchestrator_core.errors import Code, Reason, Refusal
 from orchestrator_core.events import Recover, SessionRestored
+from orchestrator_core.pool import SetKey
 from orchestrator_core.task import Determinism, Priority, Task, Workload
 from orchestratord.ports.journal import Journal
 from orchestratord.services import records
@@ -69,7 +70,7 @@ class RecoveryService:
     def run(self) -> Recovered:
         """Replay everything. Raises `JournalError` when the journal cannot be read."""
         now_ms = self._scheduling.clock_ms()
-        started: set[str] = set()
+        started: dict[str, SetKey] = {}
         ended: dict[str, records.TaskEnded] = {}
         sessions: dict[str, _SessionPast] = {}
         rows: list[int] = []
@@ -97,7 +98,7 @@ class RecoveryService:
         self,
         row: int,
         data: bytes,
-        started: set[str],
+        started: dict[str, SetKey],
         ended: dict[str, records.TaskEnded],
         sessions: dict[str, _SessionPast],
     ) -> None:
@@ -111,7 +112,7 @@ class RecoveryService:
                 job = _job(record, self._session_ttl_ms)
                 known = self._jobs.get(job.task.key)
                 if known is not None:  # an id that was used again after its retention
-                    started.discard(job.task.key)
+                    started.pop(job.task.key, None)
                     ended.pop(job.task.key, None)
                     self._jobs.replace(known, job)
                 else:
@@ -123,7 +124,7 @@ class RecoveryService:
                 past.turns = record.session_turns
             case records.TaskStarted():
                 key = f"{record.tenant}/{record.task_id}"
-                started.add(key)
+                started[key] = SetKey(*record.set_key)  # type: ignore[arg-type]
                 self._use(key, row)
             case records.TaskEnded():
                 key = f"{record.tenant}/{record.task_id}"
@@ -152,7 +153,7 @@ class RecoveryService:
             self._jobs.use_row(job, row)
 
     def _restore(
-        self, job: Job, started: set[str], ended: dict[str, records.TaskEnded], now_ms: int
+        self, job: Job, started: dict[str, SetKey], ended: dict[str, records.TaskEnded], now_ms: int
     ) -> str:
         key = job.task.key
         end = ended.get(key)
@@ -165,7 +166,8 @@ class RecoveryService:
             job.ended_ms = end.ended_ms
             self._jobs.retain(job, now_ms)
             return "finished"
-        was_running = key in started
+        set_key = started.get(key)
+        was_running = set_key is not None
         if was_running and job.task.determinism is Determinism.BEST_EFFORT:
             job.log.start(job.promise.started_data())
             self._termination.fail(
@@ -179,7 +181,7 @@ class RecoveryService:
                 ),
             )
             return "reset"
-        self._scheduling.step(Recover(job.task, job.pool_id, was_running))
+        self._scheduling.step(Recover(job.task, job.pool_id, was_running, set_key))
         return "running" if was_running else "waiting"
 
 
