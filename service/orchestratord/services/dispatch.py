@@ -81,8 +81,7 @@ class Dispatcher:
         job.pool_id = dispatch.pool_id
         job.replica_id = dispatch.replica_id
         job.attempts = dispatch.attempt
-        first = not job.first_dispatch_ms
-        if first:
+        if not job.first_dispatch_ms:
             job.first_dispatch_ms = self.scheduling.clock_ms()
         if replica is None:  # it went between decision and now
             self.scheduling.step(WorkerLost(job.task.key, resume=True))
@@ -93,27 +92,29 @@ class Dispatcher:
         attempt = Attempt(self, job, replica)
         self._running[job.task.key] = attempt
         self.idle.clear()
-        if not first:
-            attempt.begin()
-            return
         strict = job.task.determinism is Determinism.STRICT
-        written = self._journal.append(
-            records.encode(
-                records.TaskStarted(job.task.tenant, job.task_id, astuple(replica.set_key))
-            ),
-            urgent=not strict,
-        )
-        if strict:
+        written = job.begun
+        if written is None:
+            written = job.begun = self._journal.append(
+                records.encode(
+                    records.TaskStarted(job.task.tenant, job.task_id, astuple(replica.set_key))
+                ),
+                urgent=not strict,
+            )
+            written.add_done_callback(lambda done: self._use_row(job, done))
+        if strict or written.done():
             attempt.begin()
-
-        def durable(future: asyncio.Future[int]) -> None:
-            if not future.cancelled() and future.exception() is None:
-                self._jobs.use_row(job, future.result())
+        else:
             # A best_effort task that may have shown tokens must be known as such after a crash.
-            if not strict and self._running.get(job.task.key) is attempt:
-                attempt.begin()
+            written.add_done_callback(lambda _: self._begin(attempt))
 
-        written.add_done_callback(durable)
+    def _use_row(self, job: Job, written: asyncio.Future[int]) -> None:
+        if not written.cancelled() and written.exception() is None:
+            self._jobs.use_row(job, written.result())
+
+    def _begin(self, attempt: Attempt) -> None:
+        if self._running.get(attempt.job.task.key) is attempt:
+            attempt.begin()
 
     def stop(self, job: Job) -> None:
         """The core took the slot back (cancel): close the upstream connection."""

@@ -77,6 +77,7 @@ class Job:
     engine_version: str = ""
     model_digest: str = ""
     admitted: asyncio.Future[int] | None = None
+    begun: asyncio.Future[int] | None = None
     ended: asyncio.Future[int] | None = None
     decode: Decode | None = None
     rows: list[int] = field(default_factory=list)

@@ -1,0 +1,354 @@
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from harness_kit.service_world import (
+    POOL,
+    ServiceWorld,
+    Setup,
+    draft,
+    end_event,
+    run_world,
+    started_event,
+    token_events,
+)
+from orchestrator_core.task import Determinism, Workload
+from orchestratord.services import records
+from orchestratord.services.admission import Draft
+from orchestratord.services.dispatch import MAX_ATTEMPTS
+from worker_adapters.adapter_api.types import EngineFault
+from worker_adapters.mock.script import Misbehaviour, MockFault, MockScript, score_of, vector_of
+
+SCRIPT = MockScript(slots_total=1, token_delay_ms=10)
+PAIR = Setup(engines={"r0": SCRIPT, "r1": SCRIPT})
+LIAR = Setup(engines={"r0": SCRIPT, "r1": replace(SCRIPT, salt="other")})
+
+
+def best_effort(number: int, **changes: Any) -> Draft:
+    return draft(number, determinism=Determinism.BEST_EFFORT, **changes)
+
+
+def records_of(world: ServiceWorld, kind: type[records.Record]) -> list[records.Record]:
+    return [record for record in world.disk_records() if isinstance(record, kind)]
+
+
+def test_an_undisturbed_stream_is_started_tokens_and_end_byte_for_byte() -> None:
+    async def scenario(world: ServiceWorld) -> None:
+        one = draft(1)
+        submission = await world.admit(one)
+        client = world.read(one)
+
+        await world.advance(1.0)
+
+        assert submission.promise is not None
+        whole = [started_event(submission.promise), *token_events(one), end_event(4, 40)]
+        assert client.raw == b"".join(whole)
+        assert client.finished
+
+    run_world(scenario)
+
+
+@pytest.mark.req("ORCH-3201")
+def test_a_strict_task_goes_on_elsewhere_without_a_gap_when_its_worker_dies() -> None:
+    async def scenario(world: ServiceWorld) -> None:
+        one = draft(1)
+        submission = await world.admit(one)
+        client = world.read(one)
+        await world.advance(0.025)
+        assert len(client.tokens) == 2
+
+        world.kill("r0")
+        await world.advance(1.0)
+
+        assert submission.promise is not None
+        whole = [started_event(submission.promise), *token_events(one), end_event(4, 40)]
+        assert client.raw == b"".join(whole)
+        assert world.decodes == [one.task_id, one.task_id]
+        assert [frame.data["failovers"] for frame in client.metrics][-1] == 1
+        assert client.metrics[-1].data["kv_warmth"] is False
+        assert client.metrics[-1].data["kv_migrated"] is False
+        assert failovers(world) == {"resumed": 1, "lost": 0, "mismatch": 0}
+
+    run_world(scenario, PAIR)
+
+
+@pytest.mark.req("ORCH-3201")
+def test_a_replica_with_other_text_ends_the_stream_and_none_of_its_bytes_are_shown() -> None:
+    async def scenario(world: ServiceWorld) -> None:
+        one = draft(1)
+        assert token_events(one)[:2] != token_events(one, salt="other")[:2]
+        await world.admit(one)
+        client = world.read(one)
+        await world.advance(0.025)
+
+        world.kill("r0")
+        await world.advance(1.0)
+
+        assert b"".join(f.raw for f in client.tokens) == b"".join(token_events(one)[:2])
+        assert client.terminal is not None
+        assert client.terminal.id == 4
+        assert client.terminal.data["code"] == "WORKER_RESET"
+        assert client.terminal.data["retriable"] is True
+        assert client.terminal.on_disk
+        assert failovers(world) == {"resumed": 1, "lost": 0, "mismatch": 1}
+        assert world.engines["r1"].running_count == 0
+        assert world.life.scheduling.scheduler.running(POOL) == ()
+
+    logs = run_world(scenario, LIAR)
+
+    assert "task.failover_mismatch" in [line["event"] for line in logs]
+
+
+def failovers(world: ServiceWorld) -> dict[str, float]:
+    return {
+        outcome: world.metric("failovers_total", engine="llamacpp", pool_id=POOL, outcome=outcome)
+        for outcome in ("resumed", "lost", "mismatch")
+    }
+
+
+def test_a_best_effort_task_starts_again_while_nothing_was_shown() -> None:
+    async def scenario(world: ServiceWorld) -> None:
+        one = best_effort(1)
+        await world.admit(one)
+        client = world.read(one)
+        await world.advance(0.005)
+        assert client.tokens == []
+
+        world.kill("r0")
+        await world.advance(1.0)
+
+        assert len(client.tokens) == 4
+        assert client.terminal is not None
+        assert client.terminal.event == "end"
+
+    run_world(scenario, PAIR)
+
+
+@pytest.mark.req("ORCH-3201")
+def test_a_best_effort_task_that_showed_tokens_ends_with_worker_reset() -> None:
+    async def scenario(world: ServiceWorld) -> None:
+        one = best_effort(1)
+        await world.admit(one)
+        client = world.read(one)
+        await world.advance(0.025)
+
+        world.kill("r0")
+        await world.advance(1.0)
+
+        assert client.terminal is not None
+        assert client.terminal.data["code"] == "WORKER_RESET"
+        assert client.terminal.data["retriable"] is True
+        assert world.decodes == [one.task_id]
+        assert failovers(world)["lost"] == 1
+
+    run_world(scenario, PAIR)
+
+
+@pytest.mark.req("ORCH-3203")
+@pytest.mark.parametrize("failed_over", [False, True])
+def test_a_best_effort_task_shows_nothing_before_its_start_is_on_disk(failed_over: bool) -> None:
+    async def scenario(world: ServiceWorld) -> None:
+        blocker, one = draft(1, max_tokens=20), best_effort(2)
+        await world.admit(blocker)
+        await world.admit(one)
+        client = world.read(one)
+        world.life.journal.hold()
+        await world.advance(0.25)  # the blocker ends, its slot goes to `one`
+        assert world.life.jobs.get(one.key) is not None
+        if failed_over:
+            world.kill("r0")
+            world.revive("r0")
+            world.life.replicas.connection_lost(POOL, "r0", "cut")
+            await world.advance(0.6)
+
+        assert client.numbered == []
+
+        world.life.journal.resume()
+        await world.advance(1.0)
+        assert len(client.tokens) == 4
+        assert len(records_of(world, records.TaskStarted)) == 2
+
+    run_world(scenario)
+
+
+@pytest.mark.parametrize(
+    ("fault", "reason"), [(EngineFault.INVALID, "invalid"), (EngineFault.CONTEXT, "context")]
+)
+def test_a_request_that_the_engine_refuses_ends_at_once_and_keeps_the_replica(
+    fault: EngineFault, reason: str
+) -> None:
+    async def scenario(world: ServiceWorld) -> None:
+        one = draft(1)
+        world.engines["r0"].inject(MockFault(Misbehaviour.ERROR, 0, fault))
+        await world.admit(one)
+        client = world.read(one)
+
+        await world.advance(0.1)
+
+        assert client.terminal is not None
+        assert client.terminal.data["code"] == "INVALID_PARAMS"
+        assert client.terminal.data["retriable"] is False
+        assert world.life.replicas.get(POOL, "r0") is not None
+        assert world.decodes == [one.task_id]
+
+    run_world(scenario, PAIR)
+
+
+@pytest.mark.req("ORCH-3201")
+def test_a_task_that_breaks_worker_after_worker_is_given_up() -> None:
+    async def scenario(world: ServiceWorld) -> None:
+        poison = draft(1)
+        for engine in world.engines.values():
+            engine.inject(*[MockFault(Misbehaviour.DIE, 1)] * MAX_ATTEMPTS)
+        await world.admit(poison)
+        client = world.read(poison)
+
+        await world.advance(10.0)
+
+        assert len(world.decodes) == MAX_ATTEMPTS
+        assert client.terminal is not None
+        assert client.terminal.data["code"] == "WORKER_RESET"
+        assert len(client.tokens) == 1
+
+    run_world(scenario, PAIR)
+
+
+@pytest.mark.req("ORCH-3010")
+def test_a_broken_connection_takes_the_replica_out_until_it_was_probed() -> None:
+    async def scenario(world: ServiceWorld) -> None:
+        world.engines["r0"].inject(MockFault(Misbehaviour.DIE, 1))
+        await world.admit(draft(1))
+        await world.advance(0.025)
+        assert world.life.replicas.get(POOL, "r0") is None
+
+        await world.advance(0.6)
+        assert world.life.replicas.get(POOL, "r0") is not None
+
+    run_world(scenario)
+
+
+def test_a_garbled_answer_is_decoded_again_but_the_replica_stays_in_service() -> None:
+    async def scenario(world: ServiceWorld) -> None:
+        world.engines["r0"].inject(MockFault(Misbehaviour.GARBLE, 2))
+        one = draft(1)
+        await world.admit(one)
+        client = world.read(one)
+
+        await world.advance(0.2)
+
+        assert world.life.replicas.get(POOL, "r0") is not None
+        assert [f.raw for f in client.tokens] == token_events(one)
+
+    run_world(scenario)
+
+
+@pytest.mark.req("ORCH-2001", partial="the services' part")
+def test_embeddings_come_as_the_result_of_end() -> None:
+    async def scenario(world: ServiceWorld) -> None:
+        one = draft(1, workload=Workload.EMBEDDING, prompt=None, inputs=("a", "b"))
+        await world.admit(one)
+        client = world.read(one)
+
+        await world.settle()
+
+        assert client.terminal is not None
+        assert client.terminal.data["result"] == {"embeddings": [vector_of("a"), vector_of("b")]}
+        assert client.terminal.data["tokens_out"] == 0
+        assert client.terminal.id == 2
+        assert client.terminal.on_disk
+
+    run_world(scenario)
+
+
+def test_rerank_scores_come_as_the_result_of_end() -> None:
+    async def scenario(world: ServiceWorld) -> None:
+        documents = ("a river", "a green house")
+        one = draft(1, workload=Workload.RERANK, prompt="green river", inputs=documents)
+        await world.admit(one)
+        client = world.read(one)
+
+        await world.settle()
+
+        assert client.terminal is not None
+        expected = [score_of("green river", document) for document in documents]
+        assert client.terminal.data["result"] == {"scores": expected}
+        assert expected == [0.5, 0.5]
+
+    run_world(scenario)
+
+
+def test_a_workload_that_the_engine_lacks_is_refused_in_the_stream() -> None:
+    async def scenario(world: ServiceWorld) -> None:
+        one = draft(1, workload=Workload.EMBEDDING, prompt=None, inputs=("a",))
+        await world.admit(one)
+        client = world.read(one)
+
+        await world.settle()
+
+        assert client.terminal is not None
+        assert client.terminal.data["code"] == "INVALID_PARAMS"
+        assert world.life.scheduling.scheduler.running(POOL) == ()
+
+    run_world(scenario, Setup(engines={"r0": replace(SCRIPT, features=frozenset())}))
+
+
+@pytest.mark.req("ORCH-3201")
+def test_an_embedding_is_computed_again_on_another_replica() -> None:
+    async def scenario(world: ServiceWorld) -> None:
+        one = draft(1, workload=Workload.EMBEDDING, prompt=None, inputs=("a",))
+        world.engines["r0"].kill()
+        await world.admit(one)
+        client = world.read(one)
+
+        await world.advance(1.0)
+
+        assert client.terminal is not None
+        assert client.terminal.data["result"] == {"embeddings": [vector_of("a")]}
+
+    run_world(scenario, PAIR)
+
+
+@pytest.mark.req("ORCH-3017")
+def test_a_cancelled_embedding_frees_its_slot_and_gives_no_result() -> None:
+    async def scenario(world: ServiceWorld) -> None:
+        one = draft(1, workload=Workload.EMBEDDING, prompt=None, inputs=("a",))
+        world.submit(one)
+        job = world.life.jobs.get(one.key)
+        assert job is not None
+        world.life.cancellation.request(job)
+        await world.settle()
+
+        client = world.read(one)
+        assert client.terminal is not None
+        assert client.terminal.data["canceled"] is True
+        assert "result" not in client.terminal.data
+        assert world.life.scheduling.scheduler.running(POOL) == ()
+
+    run_world(scenario)
+
+
+@pytest.mark.parametrize(
+    ("determinism", "kv_hint", "cold"),
+    [
+        (Determinism.STRICT, "reuse", True),
+        (Determinism.BEST_EFFORT, "reuse", False),
+        (Determinism.BEST_EFFORT, "cold", True),
+        (Determinism.BEST_EFFORT, None, False),
+    ],
+)
+def test_a_strict_decode_never_reuses_a_prefix(
+    determinism: Determinism, kv_hint: str | None, cold: bool
+) -> None:
+    async def scenario(world: ServiceWorld) -> None:
+        text = "one two three four five"
+        await world.admit(best_effort(1, prompt=text))
+        await world.advance(1.0)
+        await world.admit(draft(2, prompt=text, determinism=determinism, kv_hint=kv_hint))
+        await world.advance(1.0)
+
+        assert (world.engines["r0"].cached_tokens == 0) is cold
+
+    run_world(scenario)
