@@ -16,7 +16,6 @@ from harness_kit.gated_engine import NO_GATE, GatedEngine, words_by_seed
 from harness_kit.http_probe import (
     Answer,
     Event,
-    EventStream,
     HttpProbe,
     ProbeError,
     numbered,
@@ -30,16 +29,6 @@ from harness_kit.waiting import wait_until
 def undisturbed(document: dict[str, Any]) -> str:
     """What the fake engine says to this task, computed beside it."""
     return "".join(words_by_seed(document["prompt"], document["seed"], document["max_tokens"]))
-
-
-def read_until_cut(stream: EventStream) -> list[Event]:
-    """What comes before the connection breaks."""
-    events: list[Event] = []
-    try:
-        events += stream
-    except (ProbeError, OSError):
-        return events
-    raise AssertionError("the stream ended properly instead of breaking")
 
 
 # --- one crash, looked at from all sides --------------------------------------------------------
@@ -113,7 +102,7 @@ def crash(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Crash]:
             service.kill()
 
             for name, stream in streams.items():
-                assert numbered(read_until_cut(stream)) == [], name
+                assert numbered(stream.until_cut()) == [], name
             for reader in readers:
                 reader.close()
             decodes_before = len(engine.decodes)
@@ -231,7 +220,7 @@ def test_every_task_that_was_answered_202_ends_exactly_once_whenever_it_is_kille
                 ]
                 for client in clients:
                     client.start()
-                wait_until(lambda n=enough: len(accepted) >= n, 20, "enough tasks are admitted")
+                _wait_for(accepted, enough)
                 service.kill()
                 for client in clients:
                     client.join(20)
@@ -247,6 +236,10 @@ def test_every_task_that_was_answered_202_ends_exactly_once_whenever_it_is_kille
         assert [event.id for event in kept] == [*range(1, 13)]
         assert [event.name for event in events if event.terminal] == ["end"]
         assert text_of(kept) == undisturbed(document)
+
+
+def _wait_for(accepted: list[dict[str, Any]], count: int) -> None:
+    wait_until(lambda: len(accepted) >= count, 20, f"{count} tasks are admitted")
 
 
 def _submit_until_killed(service: ServiceProcess, accepted: list[dict[str, Any]]) -> None:

@@ -11,7 +11,6 @@ import pytest
 from harness_kit.gated_engine import GatedEngine, words_by_seed
 from harness_kit.http_probe import Event, HttpProbe, numbered, task
 from harness_kit.service_process import MODEL, ServiceProcess, external_pool
-from harness_kit.waiting import wait_until
 
 METRICS_MS = 1000
 # What is hard to carry: escapes, line ends of every kind, controls, wide and joined characters.
@@ -368,11 +367,7 @@ def test_tokens_are_decoded_whether_or_not_anybody_reads(
     service: ServiceProcess, probe: HttpProbe, engine: GatedEngine
 ) -> None:
     task_id = admit(probe)["task_id"]
-    wait_until(
-        lambda: any(line["job_id"] == task_id for line in service.log_lines("task.ended")),
-        5,
-        "the task has ended without a reader",
-    )
+    service.wait_log("task.ended", job_id=task_id)
 
     events = probe.stream(task_id).rest()
 

@@ -288,6 +288,17 @@ class EventStream:
         """All events up to the end of the response."""
         return list(self)
 
+    def until_cut(self) -> list[Event]:
+        """All events up to where the connection breaks; AssertionError for a proper end."""
+        events: list[Event] = []
+        while True:
+            try:
+                events.append(next(self))
+            except StopIteration:
+                raise AssertionError("the stream ended properly instead of breaking") from None
+            except (ProbeError, OSError):
+                return events
+
 
 def numbered(events: list[Event]) -> list[Event]:
     """The events that have an id: those that a replay repeats."""

@@ -216,6 +216,20 @@ class ServiceProcess:
         lines = [json.loads(line) for line in whole.splitlines()]
         return [line for line in lines if event is None or line["event"] == event]
 
+    def wait_log(
+        self, event: str, count: int = 1, timeout_s: float = 10.0, **fields: Any
+    ) -> list[dict[str, Any]]:
+        """Wait until that many lines of an event carry `fields`; lines are written in batches."""
+        found: list[dict[str, Any]] = []
+
+        def logged() -> bool:
+            lines = self.log_lines(event)
+            found[:] = [line for line in lines if fields.items() <= line.items()]
+            return len(found) >= count
+
+        wait_until(logged, timeout_s, f"{count} lines {event} {fields or ''}")
+        return found
+
     def engine_pids(self) -> dict[str, int]:
         """Pids of the launched engines by replica id, from the pool manager's ledger."""
         ledger = json.loads((self.state_dir / "engines.json").read_text(encoding="utf-8"))
