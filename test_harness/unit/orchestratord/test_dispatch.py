@@ -5,16 +5,8 @@ from typing import Any
 
 import pytest
 
-from harness_kit.service_world import (
-    POOL,
-    ServiceWorld,
-    Setup,
-    draft,
-    end_event,
-    run_world,
-    started_event,
-    token_events,
-)
+from harness_kit.service_clients import draft, end_event, started_event, token_events
+from harness_kit.service_world import POOL, ServiceWorld, Setup, run_world
 from orchestrator_core.task import Determinism, Workload
 from orchestratord.services import records
 from orchestratord.services.admission import Draft
