@@ -178,7 +178,8 @@ class Orchestrator:
             self.hub.on_abandoned = self.cancellation.request
         for pool in config.pools:
             self.telemetry.pool_added(
-                pool.id, {"quant": pool.quant, "ctx": pool.ctx, "tensor_split": pool.tensor_split}
+                self.replicas.pools[pool.id].spec,
+                {"quant": pool.quant, "ctx": pool.ctx, "tensor_split": pool.tensor_split},
             )
         self.telemetry.deployment(version("llama-orch"), config.platform.cpu_carve_out)
 

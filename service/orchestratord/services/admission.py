@@ -258,7 +258,9 @@ class AdmissionService:
                 self._jobs.discard(job)
                 self._refuse(draft, effect.refusal, then)
                 return
-        self._telemetry.admitted(job)
+        self._telemetry.admitted(
+            job, self._scheduling.scheduler.on_time_probability(task.key, task.arrived_ms)
+        )
         session = self._scheduling.scheduler.session(task.session_key, now_ms)
         assert session is not None, "an admitted task has a session"
         job.session_until_ms = now_ms + session.ttl_ms_remaining

@@ -90,16 +90,18 @@ class Telemetry:
         self._deadlines: dict[Priority, tuple[int, int]] = dict.fromkeys(Priority, (0, 0))
         self._pool_meters: dict[tuple[str, str, Priority], _PoolMeters] = {}
         self._pool_fields: dict[str, dict[str, Any]] = {}
+        self._weights: dict[tuple[str, Priority], int] = {}
         self._http: dict[tuple[str, int], TokenCounter] = {}
         self.journal_bytes: Callable[[], int] = lambda: 0
 
     # --- a task's life -----------------------------------------------------------------------
 
-    def admitted(self, job: Job) -> None:
+    def admitted(self, job: Job, on_time_probability: float) -> None:
         self._of_pool(job).enqueued(1)
         log.info(
             "task.admitted",
             **self.log_fields(job),
+            on_time_probability=round(on_time_probability, 3),
             queue_position=job.promise.queue_position,
             predicted_start_ms=job.promise.predicted_start_ms,
         )
@@ -175,9 +177,9 @@ class Telemetry:
                 priority=task.priority.value,
                 outcome=outcome,
             ).inc()
+        on_time = outcome == "completed" and job.ended_ms <= task.deadline_at_ms
         if outcome != "canceled":
             met, all_ended = self._deadlines[task.priority]
-            on_time = outcome == "completed" and job.ended_ms <= task.deadline_at_ms
             self._deadlines[task.priority] = (met + on_time, all_ended + 1)
         queue_time_ms = (job.first_dispatch_ms or job.ended_ms) - task.arrived_ms
         decode_ms = job.ended_ms - job.first_token_ms if job.first_token_ms else 0
@@ -185,6 +187,7 @@ class Telemetry:
             "task.ended",
             **self.log_fields(job),
             outcome=outcome,
+            on_time_probability=1.0 if on_time else 0.0,  # it is known by now
             queue_time_ms=max(0, queue_time_ms),
             decode_time_ms=max(0, decode_ms),
             tokens_in=job.tokens_in or task.prompt_tokens,
@@ -214,6 +217,8 @@ class Telemetry:
             "engine_version": job.engine_version,
             "sampler_profile_version": task.sampler_profile_version,
             "priority": task.priority.value,
+            "weight": self._weights.get((job.pool_id, task.priority)),
+            "preempted": False,  # nothing interrupts a running task in this version
             "deadline_ms": task.deadline_at_ms - task.arrived_ms,
             "kv_warmth": job.kv_warm,
             **self._pool_fields.get(job.pool_id, {}),
@@ -221,9 +226,11 @@ class Telemetry:
 
     # --- replicas and pools ------------------------------------------------------------------
 
-    def pool_added(self, pool_id: str, fields: dict[str, Any]) -> None:
-        """What every log line of the pool's tasks carries: quant, ctx, tensor_split."""
-        self._pool_fields[pool_id] = fields
+    def pool_added(self, spec: PoolSpec, fields: dict[str, Any]) -> None:
+        """What every log line of the pool's tasks carries: quant, ctx, tensor_split, weight."""
+        self._pool_fields[spec.id] = fields
+        for policy in spec.priorities:
+            self._weights[spec.id, policy.name] = policy.weight
 
     def replica_ready(self, replica: Replica) -> None:
         self._of(replica)
