@@ -244,13 +244,7 @@ class ServiceProcess:
 
     def metric(self, name: str, **labels: str) -> float:
         """The sum of a metric's samples that carry `labels`; 0 where there is none."""
-        total = 0.0
-        for line in self.metrics().splitlines():
-            if not line.startswith((f"{name}{{", f"{name} ")):
-                continue
-            if all(f'{label}="{value}"' in line for label, value in labels.items()):
-                total += float(line.rpartition(" ")[2])
-        return total
+        return metric_in(self.metrics(), name, **labels)
 
     def wait_metric(self, name: str, value: float, timeout_s: float = 10.0, **labels: str) -> None:
         """Wait until a metric has the value."""
@@ -274,6 +268,17 @@ class ServiceProcess:
     def _close_pipe(self) -> None:
         if self._process is not None and self._process.stdout is not None:
             self._process.stdout.close()
+
+
+def metric_in(text: str, name: str, **labels: str) -> float:
+    """The sum of a metric's samples with `labels` in an exposition text; 0 where there is none."""
+    total = 0.0
+    for line in text.splitlines():
+        if not line.startswith((f"{name}{{", f"{name} ")):
+            continue
+        if all(f'{label}="{value}"' in line for label, value in labels.items()):
+            total += float(line.rpartition(" ")[2])
+    return total
 
 
 def refused(service: ServiceProcess) -> bool:
