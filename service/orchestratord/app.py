@@ -168,6 +168,7 @@ class Orchestrator:
             orchcontrol_v1.VERSION,
             config.platform.cpu_carve_out,
         )
+        self.scheduling.on_admitted = self.admission.write_down
         self.scheduling.on_dispatch = self.dispatcher.start
         self.scheduling.on_stop = self.dispatcher.stop
         self.scheduling.on_ended = self.termination.evict

@@ -160,6 +160,7 @@ class Life:
         self.watchdog = Watchdog(
             self.dispatcher, self.scheduling, self.jobs, self.journal, world.loop.time
         )
+        self.scheduling.on_admitted = self.admission.write_down
         self.scheduling.on_dispatch = self.dispatcher.start
         self.scheduling.on_stop = self.dispatcher.stop
         self.scheduling.on_ended = self.termination.evict

@@ -258,21 +258,13 @@ class AdmissionService:
                 self._jobs.discard(job)
                 self._refuse(draft, effect.refusal, then)
                 return
-        self._telemetry.admitted(
-            job, self._scheduling.scheduler.on_time_probability(task.key, task.arrived_ms)
-        )
-        session = self._scheduling.scheduler.session(task.session_key, now_ms)
-        assert session is not None, "an admitted task has a session"
-        job.session_until_ms = now_ms + session.ttl_ms_remaining
-        job.admitted = self._journal.append(
-            records.encode(_record(job, payload, session.created_ms, session.turns))
-        )
+        assert job.admitted is not None, "the core admitted it or refused it"
 
         def durable(done: asyncio.Future[int]) -> None:
             job.admitted = None
             outcome = _outcome(job, done, draft)
             if isinstance(outcome, Job):
-                self._jobs.use_row(job, done.result(), admission=True)
+                self._jobs.use_row(job, done.result())
             elif job.phase in (Phase.WAITING, Phase.RUNNING):
                 self._scheduling.step(Cancel(task.key))
             if not isinstance(outcome, Job):
@@ -280,6 +272,17 @@ class AdmissionService:
             then(outcome)
 
         job.admitted.add_done_callback(durable)
+
+    def write_down(self, job: Job) -> None:
+        """The core admitted the job: its record goes before any other of the same task."""
+        task, scheduler = job.task, self._scheduling.scheduler
+        self._telemetry.admitted(job, scheduler.on_time_probability(task.key, task.arrived_ms))
+        session = scheduler.session(task.session_key, task.arrived_ms)
+        assert session is not None, "an admitted task has a session"
+        assert job.payload is not None, "it has not ended"
+        job.session_until_ms = task.arrived_ms + session.ttl_ms_remaining
+        record = _record(job, job.payload, session.created_ms, session.turns)
+        job.admitted = self._journal.append(records.encode(record))
 
     def _profile(self, draft: Draft) -> _Profile | Refusal:
         """The sampler profile of the task: its own, else the pool's."""

@@ -142,13 +142,18 @@ class JobTable:
     def ended_bytes(self) -> int:
         return self._ended_bytes
 
-    def use_row(self, job: Job, row: int, *, admission: bool = False) -> None:
-        """The journal row `row` holds a record of this job; `admission`: the one that admits it,
-        which `_release` wants in front."""
+    def use_row(self, job: Job, row: int) -> None:
+        """The journal row `row` holds a record of this job; the first one admits it."""
         if row in job.rows:
             return
-        job.rows.insert(0 if admission else len(job.rows), row)
         self._row_users[row] += 1
+        if self._jobs.get(job.task.key) is job:
+            job.rows.append(row)
+        elif job.rows and job.rows[0] in self._row_users:
+            # Its task is forgotten already: it goes after the admission, as in `_release`.
+            self._dependents.setdefault(job.rows[0], []).append(row)
+        else:
+            heapq.heappush(self._deferred, (0, [row]))
 
     def retain(self, job: Job, now_ms: int) -> None:
         """The job has ended: keep its log, drop its request."""

@@ -110,14 +110,15 @@ class RecoveryService:
         match record:
             case records.TaskAdmitted():
                 job = _job(record, self._session_ttl_ms)
+                # Whatever came before is of another task that had this id.
+                started.pop(job.task.key, None)
+                ended.pop(job.task.key, None)
                 known = self._jobs.get(job.task.key)
                 if known is not None:  # an id that was used again after its retention
-                    started.pop(job.task.key, None)
-                    ended.pop(job.task.key, None)
                     self._jobs.replace(known, job)
                 else:
                     self._jobs.add(job)
-                self._jobs.use_row(job, row, admission=True)
+                self._jobs.use_row(job, row)
                 past = sessions.get(job.task.session_key)
                 if past is None or past.created_ms != record.session_created_ms:
                     past = sessions[job.task.session_key] = _SessionPast(record.session_created_ms)

@@ -37,6 +37,7 @@ class SchedulingService:
         self._jobs = jobs
         self._pending: deque[Event] = deque()
         self._stepping = False
+        self.on_admitted: Callable[[Job], None]
         self.on_dispatch: Callable[[Job, Dispatch], None]
         self.on_stop: Callable[[Job], None]
         self.on_ended: Callable[[Job, Refusal | None], None]
@@ -78,6 +79,7 @@ class SchedulingService:
                     job.promise = Promise(
                         effect.queue_position, effect.predicted_start_ms, effect.backoff_ms
                     )
+                    self.on_admitted(job)
             case Rejected() | SessionExpired():
                 pass  # answered by whoever asked; an expired session leaves no work
             case _:
