@@ -118,6 +118,57 @@ def test_a_stream_leaves_in_chunks_and_the_connection_stays() -> None:
     run(scenario)
 
 
+class WriteCounter(asyncio.Transport):
+    """Keeps each write apart, as a socket would get it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.writes: list[bytes] = []
+        self.closed = False
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        self.writes.append(bytes(data))
+
+    def is_closing(self) -> bool:
+        return self.closed
+
+    def close(self) -> None:
+        self.closed = True
+
+
+@pytest.mark.parametrize(
+    ("version", "last", "whole"),
+    [
+        (b"1.1", b"3\r\ntwo\r\n0\r\n\r\n", b"\r\n\r\n3\r\none\r\n0\r\n\r\n"),
+        (b"1.0", b"two", b"\r\n\r\none"),
+    ],
+)
+def test_the_last_piece_of_a_stream_and_its_end_are_one_write(
+    version: bytes, last: bytes, whole: bytes
+) -> None:
+    echo = Echo()
+    server = HttpServer(echo, MAX_BODY_BYTES, lambda: 0.0)
+    begun, at_once = (
+        (HttpConnection(server), WriteCounter()),
+        (HttpConnection(server), WriteCounter()),
+    )
+
+    for connection, transport in (begun, at_once):
+        connection.connection_made(transport)
+        connection.data_received(b"GET /later HTTP/%b\r\nhost: h\r\n\r\n" % version)
+    begun[0].start_stream([], b"one")
+    begun[0].end_stream(b"two")
+    at_once[0].start_stream([], b"one", ends=True)
+    at_once[0].end_stream()
+
+    assert begun[1].writes[1:] == [last]
+    assert len(at_once[1].writes) == 1
+    assert at_once[1].writes[0].endswith(whole)
+    assert begun[0].idle
+    assert at_once[0].idle
+    assert begun[1].closed is at_once[1].closed is (version == b"1.0")
+
+
 def test_http_1_0_gets_its_stream_without_chunks_and_then_the_end() -> None:
     async def scenario(
         echo: Echo, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, _: HttpServer

@@ -27,7 +27,9 @@ class OneWriteAtATime:
         self.writes.append(data)
         self.congested = True
 
-    def finish(self) -> None:
+    def finish(self, last: bytes = b"") -> None:
+        if last:
+            self.write(last)
         self.finished.set()
 
 
