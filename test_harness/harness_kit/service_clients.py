@@ -201,6 +201,8 @@ class Connection:
         if not self.cut:
             self._client.take(self, data)
 
-    def finish(self) -> None:
+    def finish(self, last: bytes = b"") -> None:
+        if last:
+            self.write(last)
         if not self.cut:
             self._client.finished = True

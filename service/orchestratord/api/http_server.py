@@ -40,6 +40,7 @@ _STATUS_LINES = {
     status.value: b"HTTP/1.1 %d %b\r\n" % (status.value, status.phrase.encode())
     for status in HTTPStatus
 }
+_LAST_CHUNK = b"0\r\n\r\n"
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 
@@ -208,8 +209,9 @@ class HttpConnection(asyncio.Protocol):
         self._transport.write(b"".join(parts))
         self._complete(request)
 
-    def start_stream(self, headers: Headers, first: bytes) -> None:
-        """Begin an answer of unknown length; `first` (may be empty) leaves with the head."""
+    def start_stream(self, headers: Headers, first: bytes, *, ends: bool = False) -> None:
+        """Begin an answer of unknown length; `first` (may be empty) leaves with the head, and so
+        does its end where it `ends` there."""
         request = self._answering
         if request is None or self._transport.is_closing():
             return
@@ -223,7 +225,11 @@ class HttpConnection(asyncio.Protocol):
         self._streaming = True
         if first:
             parts.append(first if request.http_10 else _chunk(first))
+        if ends and not request.http_10:
+            parts.append(_LAST_CHUNK)
         self._transport.write(b"".join(parts))
+        if ends:
+            self._complete(request)
 
     def write(self, data: bytes) -> None:
         """A piece of the stream that was started; `data` is not empty."""
@@ -231,18 +237,19 @@ class HttpConnection(asyncio.Protocol):
         if request is not None:
             self._transport.write(data if request.http_10 else _chunk(data))
 
-    def end_stream(self) -> None:
-        """The stream is complete. Idempotent."""
+    def end_stream(self, last: bytes = b"") -> None:
+        """The stream is complete with `last` (may be empty): one write. Idempotent."""
         request = self._answering
         if request is None or not self._streaming:
             return
-        self._streaming = False
         if not request.http_10:
-            self._transport.write(b"0\r\n\r\n")
+            last = _chunk(last) + _LAST_CHUNK if last else _LAST_CHUNK
+        self._transport.write(last)
         self._complete(request)
 
     def _complete(self, request: HttpRequest) -> None:
         self._answering = None
+        self._streaming = False
         self.on_lost = self.on_writable = None
         if not request.keep_alive or self._server.stopping:
             self._closing = True

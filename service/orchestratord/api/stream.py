@@ -44,9 +44,12 @@ class ConnectionWriter:
         if head is not None:
             self._connection.start_stream(head, b"")
 
-    def finish(self) -> None:
-        self.begin()
-        self._connection.end_stream()
+    def finish(self, last: bytes = b"") -> None:
+        head, self._head = self._head, None
+        if head is None:
+            self._connection.end_stream(last)
+        else:
+            self._connection.start_stream(head, last, ends=True)
 
 
 def stream_response(

@@ -34,8 +34,8 @@ class EventWriter(Protocol):
 
     def write(self, data: bytes) -> None: ...
 
-    def finish(self) -> None:
-        """Everything was written; the response ends. Called once."""
+    def finish(self, last: bytes = b"") -> None:
+        """Write `last`, and the response ends with it. Called once."""
         ...
 
 
@@ -76,13 +76,15 @@ class StreamReader:
                     data += self._hub.metrics_event(self.job)
                     self._metrics_due = False
                 self.quiet_s = 0.0
-                self.writer.write(data)
-            if log.terminal is None:
-                if self.next_id > log.last_id or not data:
-                    return
-            elif self.next_id > log.last_id:
+            if log.terminal is not None and self.next_id > log.last_id:
                 self.close()
-                self.writer.finish()
+                self.writer.finish(data)
+                return
+            if not data:
+                return
+            self.writer.write(data)
+            if self.next_id > log.last_id:
+                return
 
     def tick(self, metrics_due: bool, elapsed_s: float) -> None:
         """Metrics that no token carried since the last tick, or a sign of life."""
