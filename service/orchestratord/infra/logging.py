@@ -33,7 +33,10 @@ class LineBuffer:
 
     def __init__(self, stream: BinaryIO, secrets: Iterable[str] = ()) -> None:
         self._stream = stream
-        self._secrets = tuple(s.encode() for s in secrets if len(s) >= MIN_SECRET_CHARS)
+        # As they stand in a line: a quote or a backslash is escaped there.
+        self._secrets = tuple(
+            _encoder.encode(s)[1:-1] for s in secrets if len(s) >= MIN_SECRET_CHARS
+        )
         self._lines: list[bytes] = []
         self._size = 0
 
