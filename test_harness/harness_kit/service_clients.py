@@ -9,7 +9,7 @@ its bytes, the time, and whether a crash right then would have kept a terminal o
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from hashlib import blake2b
 from typing import TYPE_CHECKING, Any
 
@@ -28,25 +28,25 @@ if TYPE_CHECKING:
 def draft(number: int, **changes: Any) -> Draft:
     """A strict completion of four tokens by tenant `acme`; equal arguments give equal bodies."""
     task_id = f"00000000-0000-4000-8000-{number:012d}"
-    one = Draft(
-        tenant="acme",
-        client_id="key-1",
-        correlation_id=task_id,
-        body_digest=b"",
-        task_id=task_id,
-        session_id=f"00000000-0000-4000-9000-{number:012d}",
-        workload=Workload.COMPLETION,
-        model_ref="model",
-        engine="llamacpp",
-        ctx=512,
-        priority=Priority.INTERACTIVE,
-        max_tokens=4,
-        deadline_ms=60_000,
-        determinism=Determinism.STRICT,
-        prompt=f"Hello {number}",
-    )
-    one = replace(one, **changes)
-    return replace(one, body_digest=blake2b(repr(one).encode(), digest_size=16).digest())
+    fields: dict[str, Any] = {
+        "tenant": "acme",
+        "client_id": "key-1",
+        "correlation_id": task_id,
+        "task_id": task_id,
+        "session_id": f"00000000-0000-4000-9000-{number:012d}",
+        "workload": Workload.COMPLETION,
+        "model_ref": "model",
+        "engine": "llamacpp",
+        "ctx": 512,
+        "priority": Priority.INTERACTIVE,
+        "max_tokens": 4,
+        "deadline_ms": 60_000,
+        "determinism": Determinism.STRICT,
+        "prompt": f"Hello {number}",
+        **changes,
+    }
+    body = repr(sorted(fields.items()))
+    return Draft(**fields, body_digest=blake2b(body.encode(), digest_size=16).digest())
 
 
 def token_events(of: Draft, profile: Sampling | None = None, salt: str = "") -> list[bytes]:

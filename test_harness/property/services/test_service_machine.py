@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Coroutine
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
@@ -77,6 +77,7 @@ class ServiceMachine(RuleBasedStateMachine):
         self.policy = policy
         self.number = 0
         self.known: dict[str, Known] = {}
+        self.bodies: list[tuple[int, dict[str, Any]]] = []
         self.asked: list[Submission] = []
         self.open_requests: list[tuple[Submission, bool]] = []  # and whether a 202 came before
         self.cancels: list[Cancellation] = []
@@ -143,19 +144,20 @@ class ServiceMachine(RuleBasedStateMachine):
         reading: bool,
     ) -> None:
         self.number += 1
-        one = draft(
-            self.number,
-            determinism=determinism,
-            priority=priority,
-            workload=workload,
-            tenant=tenant,
-            max_tokens=max_tokens,
-            sampling=SamplingOverride(temperature=temperature),
-            deadline_ms=deadline_ms,
-            session_id=f"00000000-0000-4000-9000-{self.number % 3:012d}",
-            prompt=None if workload is Workload.EMBEDDING else f"Hello {self.number}",
-            inputs=("one", "two") if workload is Workload.EMBEDDING else (),
-        )
+        body = {
+            "determinism": determinism,
+            "priority": priority,
+            "workload": workload,
+            "tenant": tenant,
+            "max_tokens": max_tokens,
+            "sampling": SamplingOverride(temperature=temperature),
+            "deadline_ms": deadline_ms,
+            "session_id": f"00000000-0000-4000-9000-{self.number % 3:012d}",
+            "prompt": None if workload is Workload.EMBEDDING else f"Hello {self.number}",
+            "inputs": ("one", "two") if workload is Workload.EMBEDDING else (),
+        }
+        self.bodies.append((self.number, body))
+        one = draft(self.number, **body)
         self.run(self.ask(one))
         if reading:
             self.run(self.world.settle())
@@ -168,11 +170,11 @@ class ServiceMachine(RuleBasedStateMachine):
         self.asked.append(submission)
         self.open_requests.append((submission, one.key in self.known))
 
-    @precondition(lambda self: self.asked)
+    @precondition(lambda self: self.bodies)
     @rule(position=positions, same=st.booleans())
     def submit_again(self, position: int, same: bool) -> None:
-        earlier = self.asked[position % len(self.asked)].draft
-        self.run(self.ask(earlier if same else replace(earlier, body_digest=b"other")))
+        number, body = self.bodies[position % len(self.bodies)]
+        self.run(self.ask(draft(number, **(body if same else {**body, "ctx": 500}))))
 
     @precondition(lambda self: self.known)
     @rule(position=positions)
