@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-from orchestrator_core.task import Priority
+from orchestrator_core.task import Determinism, Priority, Workload
 
 
 class FullPolicy(StrEnum):
@@ -47,6 +47,8 @@ class PoolSpec:
 
     `model_refs` are all names under which a task may ask for the model (configured name, digest).
     `queue_capacity` bounds waiting tasks over all priorities; each priority has its own bound too.
+    `anti_affinity` names labels over whose values a tenant's running tasks are spread.
+    `prefix_reuse` says whose tasks may be given a warm prefix, and so are placed where one is.
     """
 
     id: str
@@ -64,6 +66,19 @@ class PoolSpec:
     )
     tenants: tuple[TenantPolicy, ...] = ()
     same_engine_version: bool = True
+    anti_affinity: tuple[str, ...] = ()
+    prefix_reuse: frozenset[Determinism] = frozenset()
+
+    def reuses_prefix(
+        self, workload: Workload, determinism: Determinism, kv_hint: str | None
+    ) -> bool:
+        """Whether a prefix that a replica has read saves such a task anything: one that is decoded
+        cold (strict, or by the client's `kv_hint`) reads its whole prompt wherever it runs."""
+        return (
+            determinism in self.prefix_reuse
+            and workload is Workload.COMPLETION
+            and kv_hint != "cold"
+        )
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -85,7 +100,10 @@ class SetKey:
 
 @dataclass(frozen=True, slots=True)
 class ReplicaSpec:
-    """A replica as its engine reported it when it became Ready."""
+    """A replica as its engine reported it when it became Ready.
+
+    `kv_bytes_max` is all the KV it can hold; 0 where the engine does not tell.
+    """
 
     id: str
     pool_id: str
@@ -93,3 +111,4 @@ class ReplicaSpec:
     slots_total: int
     ctx_max: int
     labels: tuple[tuple[str, str], ...] = field(default=())
+    kv_bytes_max: int = 0

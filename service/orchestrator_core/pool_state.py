@@ -17,7 +17,10 @@ from orchestrator_core.estimator import (
     remaining_ms,
     start_delay_ms,
 )
+from orchestrator_core.placement import topology
+from orchestrator_core.placement.anti_affinity import TenantSpread
 from orchestrator_core.placement.filter import serving
+from orchestrator_core.placement.pick import Wish
 from orchestrator_core.pool import PoolSpec
 from orchestrator_core.queueing.pool_queue import PoolQueue
 from orchestrator_core.replica_sets import ReplicaSet
@@ -81,6 +84,8 @@ class Pool:
         self.running: dict[str, LiveTask] = {}
         self.resuming: list[tuple[int, LiveTask]] = []  # by admission
         self.draining = False
+        self._spread: TenantSpread | None = None
+        self._neighbours: list[Replica] = []  # every replica, where some have a known topology
         self._serving: list[Replica] = []
         self._ctx = spec.ctx
         self._ends: list[tuple[float, int]] = []  # when running tasks should end; sorted
@@ -130,8 +135,24 @@ class Pool:
         held += [live.group for _, live in self.resuming if live.group is not None]
         self.replicas.repin(held)
         self._serving = serving(self.replicas, self.group)
+        self._spread = self._spread_of_running()
+        everyone = list(self.replicas)
+        self._neighbours = everyone if topology.is_known(everyone) else []
         known = [replica.spec.ctx_max for replica in self._serving if replica.spec.ctx_max > 0]
         self._ctx = min([self.spec.ctx, *known])
+
+    def reuses_prefix(self, task: Task) -> bool:
+        """Whether a warm prefix would save this task anything here."""
+        return bool(task.prefix_blocks) and self.spec.reuses_prefix(
+            task.workload, task.determinism, task.kv_hint
+        )
+
+    def wish(self, task: Task) -> Wish | None:
+        """What beside load and affinity counts for the task's placement; None if nothing does."""
+        reuse = self.reuses_prefix(task)
+        if not reuse and self._spread is None and not self._neighbours:
+            return None
+        return Wish(task, self._spread, reuse, self._neighbours)
 
     def begin(self, live: LiveTask, replica: Replica, now_ms: int) -> None:
         """`live` runs on `replica` from now on; a slot is leased, its attempt counted."""
@@ -142,11 +163,13 @@ class Pool:
         live.expected_end_ms = now_ms + replica.group.times.task_ms(live.task)
         insort(self._ends, (live.expected_end_ms, live.sequence))
         self.running[live.task.key] = live
+        self._count_spread(live, +1)
 
     def leave_replica(self, live: LiveTask) -> Replica:
         """`live` runs no more; its slot is free."""
         replica = live.replica
         assert replica is not None  # Stage.RUNNING has one
+        self._count_spread(live, -1)
         replica.release()
         self.replicas.forget_if_gone(replica)
         del self.running[live.task.key]
@@ -203,6 +226,20 @@ class Pool:
             task = live.task
             return group.times.service_ms(task.prompt_tokens, generated_tokens(task))
         return 0.0
+
+    def _spread_of_running(self) -> TenantSpread | None:
+        """Counted anew with every change of replicas: their labels may be others now."""
+        if not self.spec.anti_affinity:
+            return None
+        spread = TenantSpread(self.spec.anti_affinity)
+        for live in self.running.values():
+            if live.replica is not None:
+                spread.count(live.task.tenant, live.replica, +1)
+        return spread
+
+    def _count_spread(self, live: LiveTask, change: int) -> None:
+        if self._spread is not None and live.replica is not None:
+            self._spread.count(live.task.tenant, live.replica, change)
 
     def _hold_if_full(self, tenant: str) -> None:
         limit = self.queue.tenant(tenant).max_concurrent

@@ -3,8 +3,9 @@
 On a task's path: what placement looks at. The invariants: a slot is leased by at most one task and
 a replica never has more tasks than it was given; work goes to replicas of the pinned set only
 (unless the pool says otherwise), and the pin moves only when that set has no Ready replica, no
-running task and no task that must come back to it. Requirements: ORCH-3007, ORCH-3010, ORCH-3019,
-ORCH-3046, OC-CORE-1031.
+running task and no task that must come back to it; what is known of a replica's KV is forgotten
+with the process that held it. Requirements: ORCH-3007, ORCH-3010, ORCH-3019, ORCH-3022, ORCH-3046,
+OC-CORE-1031.
 """
 
 from __future__ import annotations
@@ -12,14 +13,19 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from orchestrator_core.errors import InvariantViolation
+from orchestrator_core.placement.prefix_tree import PrefixTree, nodes_for
 from orchestrator_core.pool import ReplicaSpec
 from orchestrator_core.replica_sets import ReplicaSet, ReplicaView
+from orchestrator_core.sessions.resident_kv import ResidentKv
 
 
 class Replica:
-    """One worker process. `epoch` differs after each time it was lost: its KV did not survive."""
+    """One worker process. `epoch` differs after each time it was lost: its KV did not survive.
 
-    __slots__ = ("epoch", "group", "leased", "ready", "spec")
+    `prefixes` is what it has read, `kv` which sessions it is taken to hold.
+    """
+
+    __slots__ = ("epoch", "group", "kv", "leased", "prefixes", "ready", "spec")
 
     def __init__(self, spec: ReplicaSpec, group: ReplicaSet, epoch: int) -> None:
         self.spec = spec
@@ -27,6 +33,20 @@ class Replica:
         self.epoch = epoch
         self.ready = True
         self.leased = 0
+        self.start_cold()
+
+    def start_cold(self) -> None:
+        """A new process: nothing of what the last one held is left."""
+        spec = self.spec
+        self.prefixes = PrefixTree(nodes_for(spec.slots_total * spec.ctx_max))
+        self.kv = ResidentKv(spec.kv_bytes_max)
+
+    def label(self, name: str) -> str:
+        """The value of a configured label; empty where it has none. O(labels)."""
+        for known, value in self.spec.labels:
+            if known == name:
+                return value
+        return ""
 
     @property
     def slots_free(self) -> int:
@@ -82,9 +102,11 @@ class ReplicaTable:
             self._replicas[spec.id] = Replica(spec, group, epoch)
             self._sort()
             return
-        if not known.ready or known.group is not group:
-            known.epoch = epoch
+        came_back = not known.ready or known.group is not group
         known.spec, known.group, known.ready = spec, group, True
+        if came_back:
+            known.epoch = epoch
+            known.start_cold()
 
     def lose(self, replica_id: str) -> None:
         """The replica takes no more work; it is forgotten once its last task is reported."""

@@ -179,7 +179,7 @@ class Scheduler(queries.Queries):
         for _, live in tuple(pool.resuming):
             group = live.group or pool.group
             preferred = live.session.preferred()
-            replica = pick(pool.replicas, group, preferred, live.avoid)
+            replica = pick(pool.replicas, group, preferred, live.avoid, pool.wish(live.task))
             if replica is not None:
                 pool.leave_resumption(live)
                 pool.begin(live, replica, now_ms)
@@ -191,7 +191,7 @@ class Scheduler(queries.Queries):
                 continue
             pool.queue.pop()
             preferred = None if task.kv_hint == "cold" else live.session.preferred()
-            replica = pick(pool.serving(), None, preferred)
+            replica = pick(pool.serving(), None, preferred, wish=pool.wish(task))
             if replica is None:
                 raise InvariantViolation(f"pool {pool.spec.id} counts a free slot that nobody has")
             pool.count_active(task.tenant, +1)
@@ -205,6 +205,8 @@ class Scheduler(queries.Queries):
         times = live.group.times if live.group is not None else replica.group.times
         times.observe(event.tokens_in, event.tokens_out, event.prefill_ms, event.decode_ms)
         live.session.stay_on(replica, event.kv_bytes, event.kv_warm)
+        if live.pool.reuses_prefix(live.task):
+            replica.prefixes.remember(live.task.prefix_blocks)
         service_ms = event.prefill_ms + event.decode_ms
         self._settle(live, event.tokens_in + event.tokens_out, live.spent_ms + service_ms)
         self._release(live, now_ms, effects)

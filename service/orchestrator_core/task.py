@@ -43,6 +43,8 @@ class Task:
         arrived_ms / deadline_at_ms: absolute wall-clock milliseconds.
         prompt_tokens: counted by the engine, or an upper bound where counting was not needed.
         cost_tokens: what fairness charges: prompt_tokens + (expected_tokens or max_tokens).
+        prefix_blocks: chain hashes of the prompt's blocks (`placement.prefix_tree`), where a warm
+            prefix may be reused; else empty.
     """
 
     key: str
@@ -62,3 +64,4 @@ class Task:
     client_id: str = ""
     kv_hint: str | None = None
     sampler_profile_version: str | None = None
+    prefix_blocks: tuple[int, ...] = ()

@@ -1,17 +1,38 @@
 """Pick: the one replica a task gets.
 
-On a task's path: last of filter, score, pick. The invariant: the same state gives the same replica
-(equal scores go to the smaller id). Requirements: ORCH-3008, ORCH-3009, ORCH-3010.
+On a task's path: last of filter, score, pick. The invariants: what is picked has passed the filter,
+whatever the task wishes; the same state gives the same replica (equals go by topology where it is
+known, then by the smaller id). Requirements: ORCH-3008, ORCH-3009, ORCH-3010, ORCH-3013, ORCH-3205.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 
+from orchestrator_core.placement import topology
+from orchestrator_core.placement.anti_affinity import TenantSpread
 from orchestrator_core.placement.filter import usable
-from orchestrator_core.placement.score import score
+from orchestrator_core.placement.score import saved_ratio, score
 from orchestrator_core.replica_sets import ReplicaSet
 from orchestrator_core.replicas import Replica
+from orchestrator_core.task import Task
+
+
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """What beside load and affinity counts for one task.
+
+    Args:
+        spread: where the pool has anti-affinity.
+        reuse: a warm prefix saves prefill for this task (not for one that is decoded cold).
+        neighbours: all replicas of the pool where their topology is known, else none.
+    """
+
+    task: Task
+    spread: TenantSpread | None = None
+    reuse: bool = False
+    neighbours: Sequence[Replica] = ()
 
 
 def pick(
@@ -19,11 +40,15 @@ def pick(
     group: ReplicaSet | None,
     preferred: Replica | None = None,
     avoid: Replica | None = None,
+    wish: Wish | None = None,
 ) -> Replica | None:
     """The best usable replica, or None. `replicas` come in the order of their ids. O(replicas).
 
-    `avoid` (where the task's worker died) is taken only when it is the only one.
+    `avoid` (where the task's worker died) is taken only when it is the only one. Without a `wish`
+    load and affinity decide alone.
     """
+    if wish is not None:
+        return _pick_by_wish(usable(replicas, group), preferred, avoid, wish)
     second_choice: Replica | None = None
     best: Replica | None = None
     best_score = -1.0
@@ -34,3 +59,22 @@ def pick(
         if (value := score(replica, preferred)) > best_score:
             best, best_score = replica, value
     return best or second_choice
+
+
+def _pick_by_wish(
+    candidates: list[Replica], preferred: Replica | None, avoid: Replica | None, wish: Wish
+) -> Replica | None:
+    candidates = [replica for replica in candidates if replica is not avoid] or candidates
+    if wish.spread is not None:
+        candidates = wish.spread.least_crowded(wish.task.tenant, candidates)
+    best: list[Replica] = []
+    best_score = -1.0
+    for replica in candidates:
+        value = score(replica, preferred, saved_ratio(replica, wish.task) if wish.reuse else 0.0)
+        if value > best_score:
+            best, best_score = [replica], value
+        elif value == best_score:
+            best.append(replica)
+    if len(best) > 1 and wish.neighbours:
+        return topology.quietest(best, wish.neighbours)
+    return best[0] if best else None

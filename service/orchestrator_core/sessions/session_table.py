@@ -76,12 +76,17 @@ class Session:
         return replica
 
     def stay_on(self, replica: Replica, kv_bytes: int, kv_warm: bool) -> None:
-        """A task of this session finished well there."""
+        """A task of this session finished well there; its KV pushes out what was used longest ago."""
+        if self.replica is not None and self.replica is not replica:
+            self.replica.kv.drop(self.key)
         self.replica, self.replica_epoch = replica, replica.epoch
         self.kv_bytes, self.kv_warm = kv_bytes, kv_warm
+        replica.kv.hold(self, kv_bytes)
 
     def lose_kv(self) -> None:
-        """Its replica died: whatever comes next starts cold (ORCH-3009)."""
+        """Its replica died, or needed the room: whatever comes next starts cold (ORCH-3009)."""
+        if self.replica is not None:
+            self.replica.kv.drop(self.key)
         self.replica = None
         self.kv_bytes, self.kv_warm = 0, False
 
@@ -162,7 +167,7 @@ class SessionTable:
             elif len(self._sessions) >= self._limits.max_sessions:
                 gone.append(next(iter(self._sessions)))
             for old in gone:
-                del self._sessions[old]
+                self._sessions.pop(old).lose_kv()
             session = self._insert(Session(key, now_ms))
         self._sessions.move_to_end(key)
         return session, gone
@@ -171,11 +176,14 @@ class SessionTable:
         """A session known from the journal; it replaces what is here under its key."""
         self._insert(session)
         if len(self._sessions) > self._limits.max_sessions:
-            self._sessions.popitem(last=False)
+            self._sessions.popitem(last=False)[1].lose_kv()
 
     def forget(self, key: str) -> bool:
         """Drop a session at the client's wish; False when there is none."""
-        return self._sessions.pop(key, None) is not None
+        session = self._sessions.pop(key, None)
+        if session is not None:
+            session.lose_kv()
+        return session is not None
 
     def expire(self, now_ms: int) -> list[str]:
         """Forget sessions past their TTL; their keys, oldest first. O(log n) each."""
@@ -184,7 +192,7 @@ class SessionTable:
             created_ms, key = heappop(self._births)
             session = self._sessions.get(key)
             if session is not None and session.created_ms == created_ms:
-                del self._sessions[key]
+                self._sessions.pop(key).lose_kv()
                 gone.append(key)
         return gone
 
