@@ -24,6 +24,7 @@ from orch_cli import (
     self_test,
     serve,
     session,
+    simulate,
     stream,
     submit,
 )
@@ -107,6 +108,7 @@ for _module in (
     keys,
     profiles,
     self_test,
+    simulate,
 ):
     _module.register(app)
 
