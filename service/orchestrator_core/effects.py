@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from orchestrator_core.errors import Refusal
+from orchestrator_core.value import Value
 
 
-@dataclass(frozen=True, slots=True)
-class Admitted:
+class Admitted(Value, frozen=True):
     """The promise of the 202 (ORCH-2001). `queue_position` counts the tasks before it (0: next, or
     dispatched at once); `predicted_start_ms` is milliseconds from now."""
 
@@ -19,16 +17,14 @@ class Admitted:
     backoff_ms: int
 
 
-@dataclass(frozen=True, slots=True)
-class Rejected:
+class Rejected(Value, frozen=True):
     """Refused before it entered a queue."""
 
     task_key: str
     refusal: Refusal
 
 
-@dataclass(frozen=True, slots=True)
-class Ended:
+class Ended(Value, frozen=True):
     """A waiting task reached its terminal state inside the core: evicted, past its deadline, or
     cancelled (`refusal` is None)."""
 
@@ -36,8 +32,7 @@ class Ended:
     refusal: Refusal | None
 
 
-@dataclass(frozen=True, slots=True)
-class Dispatch:
+class Dispatch(Value, frozen=True):
     """Start (or, with `attempt` > 1, start again) the task on this replica; a slot is leased."""
 
     task_key: str
@@ -46,8 +41,7 @@ class Dispatch:
     attempt: int
 
 
-@dataclass(frozen=True, slots=True)
-class Stop:
+class Stop(Value, frozen=True):
     """End a running task: close its upstream connection. Its slot is already free in the core."""
 
     task_key: str
@@ -55,8 +49,7 @@ class Stop:
     replica_id: str
 
 
-@dataclass(frozen=True, slots=True)
-class SessionExpired:
+class SessionExpired(Value, frozen=True):
     session_key: str
 
 

@@ -5,47 +5,40 @@ All values are frozen; times are wall-clock milliseconds; keys are the services'
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from orchestrator_core.pool import PoolSpec, ReplicaSpec, SetKey
 from orchestrator_core.task import Task
+from orchestrator_core.value import Value
 
 
-@dataclass(frozen=True, slots=True)
-class PoolAdded:
+class PoolAdded(Value, frozen=True):
     spec: PoolSpec
 
 
-@dataclass(frozen=True, slots=True)
-class PoolDraining:
+class PoolDraining(Value, frozen=True):
     """Take no more work into this pool and dispatch none; `False` lifts it."""
 
     pool_id: str
     draining: bool = True
 
 
-@dataclass(frozen=True, slots=True)
-class ReplicaReady:
+class ReplicaReady(Value, frozen=True):
     replica: ReplicaSpec
 
 
-@dataclass(frozen=True, slots=True)
-class ReplicaLost:
+class ReplicaLost(Value, frozen=True):
     """The replica takes no more work. Tasks on it are reported one by one (`WorkerLost`)."""
 
     pool_id: str
     replica_id: str
 
 
-@dataclass(frozen=True, slots=True)
-class Submit:
+class Submit(Value, frozen=True):
     """A task asks for admission, after every check that needs I/O."""
 
     task: Task
 
 
-@dataclass(frozen=True, slots=True)
-class Recover:
+class Recover(Value, frozen=True):
     """A task admitted before a restart comes back: never refused, turns not charged again.
 
     `was_running` puts it before everything that waited (ORCH-3203). Recover events come in
@@ -60,8 +53,7 @@ class Recover:
     set_key: SetKey | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Cancel:
+class Cancel(Value, frozen=True):
     """The client, or a service on its behalf, ends a waiting or running task.
 
     `tokens_out` is what a running one has generated so far; the session's budget pays for it.
@@ -71,11 +63,11 @@ class Cancel:
     tokens_out: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class Finished:
+class Finished(Value, frozen=True):
     """A running task ended on its replica by itself; its slot is free.
 
     `prefill_ms` and `decode_ms` feed the estimator; `kv_bytes` and `kv_warm` the session.
+    `cached_tokens` of `tokens_in` were not read: the engine had them from an earlier task.
     """
 
     task_key: str
@@ -85,10 +77,10 @@ class Finished:
     decode_ms: int
     kv_bytes: int = 0
     kv_warm: bool = False
+    cached_tokens: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class Aborted:
+class Aborted(Value, frozen=True):
     """A running task was ended by a service (time-out, mismatch, engine error); its slot is free.
 
     `tokens_out` is what it had generated; the session's budget pays for it.
@@ -98,8 +90,7 @@ class Aborted:
     tokens_out: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class WorkerLost:
+class WorkerLost(Value, frozen=True):
     """A running task's worker died. `resume=True` asks for another replica of the same set, before
     everything that waits; with none Ready the task waits for one until its deadline."""
 
@@ -108,8 +99,7 @@ class WorkerLost:
     tokens_out: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class SessionRestored:
+class SessionRestored(Value, frozen=True):
     """A session known from the journal, before any `Recover` of its tasks.
 
     What its finished tasks have used counts against its budgets; live ones reserve again.
@@ -122,13 +112,11 @@ class SessionRestored:
     time_used_ms: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class SessionForgotten:
+class SessionForgotten(Value, frozen=True):
     session_key: str
 
 
-@dataclass(frozen=True, slots=True)
-class Tick:
+class Tick(Value, frozen=True):
     """Time has passed: waiting tasks beyond their deadline end, expired sessions are forgotten."""
 
 

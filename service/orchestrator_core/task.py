@@ -6,8 +6,9 @@ text. Keys are opaque strings that the services build; a task key is unique per 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import StrEnum
+
+from orchestrator_core.value import Value
 
 
 class Priority(StrEnum):
@@ -33,8 +34,7 @@ class Determinism(StrEnum):
     BEST_EFFORT = "best_effort"
 
 
-@dataclass(frozen=True, slots=True)
-class Task:
+class Task(Value, frozen=True):
     """One admitted or to-be-admitted task.
 
     Args:

@@ -9,6 +9,8 @@ from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
 
+from msgspec import structs
+
 from orchestrator_core.effects import Effect
 from orchestrator_core.events import Finished, PoolAdded, ReplicaReady, Submit
 from orchestrator_core.limits import Limits
@@ -43,7 +45,7 @@ def make_task(name: str = "t", **changes: Any) -> Task:
     """A task `acme/NAME` in a session of its own; `tenant` also goes into the keys."""
     tenant = changes.get("tenant", "acme")
     defaults = {"key": f"{tenant}/{name}", "session_key": f"{tenant}/s-{name}"}
-    return replace(_TASK, **(defaults | changes))
+    return structs.replace(_TASK, **(defaults | changes))
 
 
 def make_pool(

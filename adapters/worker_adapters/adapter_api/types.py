@@ -15,9 +15,10 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Protocol
 
+import msgspec
 
-@dataclass(frozen=True, slots=True)
-class Sampling:
+
+class Sampling(msgspec.Struct, frozen=True, gc=False):
     """Sampler settings after profile and request were merged; every field is sent to the engine."""
 
     temperature: float = 0.0
@@ -28,8 +29,7 @@ class Sampling:
     stop: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class DecodeRequest:
+class DecodeRequest(msgspec.Struct, frozen=True, gc=False):
     """One decode, from the first token. `cold` forbids reuse of a cached prefix (strict tasks)."""
 
     prompt: str
@@ -40,8 +40,7 @@ class DecodeRequest:
     correlation_id: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class DecodeEnd:
+class DecodeEnd(msgspec.Struct, frozen=True, gc=False):
     """How a decode ended by itself. `cached_tokens` is what the engine says it reused."""
 
     stop_reason: str  # limit | eos | stop | context

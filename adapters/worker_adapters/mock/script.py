@@ -10,8 +10,10 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from enum import StrEnum
+
+from msgspec import structs
 
 from worker_adapters.adapter_api.types import EngineFault, Sampling
 
@@ -80,7 +82,8 @@ def answer_of(
 ) -> Answer:
     """The answer to `prompt`; the seed matters at a temperature above 0 only."""
     drawn = seed if sampling.temperature > 0 else 0
-    drawing = replace(sampling, stop=())  # a stop string cuts the answer, it does not change it
+    # A stop string cuts the answer, it does not change it.
+    drawing = structs.replace(sampling, stop=())
     key = hashlib.blake2b(repr((prompt, drawn, drawing, salt)).encode(), digest_size=32).digest()
     pieces: list[str] = []
     for index in range(max_tokens):

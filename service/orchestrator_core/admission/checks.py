@@ -11,8 +11,9 @@ OC-CORE-1021.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from math import ceil
+from typing import NamedTuple
 
 from orchestrator_core.admission.rate_limit import RateLimiter
 from orchestrator_core.errors import Code, Reason, Refusal
@@ -31,8 +32,7 @@ UNREADY_RETRY_MS = 1_500
 MAX_RETRY_MS = 60_000
 
 
-@dataclass(frozen=True, slots=True)
-class Place:
+class Place(NamedTuple):
     """Where the task may go; `victim` leaves that pool's queue for it."""
 
     pool: Pool

@@ -9,16 +9,15 @@ ORCH-3015, ORCH-3021, ORCH-3099, OC-CORE-1013, OC-CORE-1021, OC-CORE-1023.
 from __future__ import annotations
 
 from collections import OrderedDict
-from dataclasses import dataclass
 from heapq import heapify, heappop, heappush
 
 from orchestrator_core.errors import Code, Reason, Refusal
 from orchestrator_core.limits import Limits
 from orchestrator_core.replicas import Replica
+from orchestrator_core.value import Value
 
 
-@dataclass(frozen=True, slots=True)
-class SessionView:
+class SessionView(Value, frozen=True):
     """What `GET /v1/sessions/{id}` reports; a remaining budget is None where none is set."""
 
     created_ms: int
@@ -32,8 +31,7 @@ class SessionView:
     cost_budget_remaining: float | None
 
 
-@dataclass(frozen=True, slots=True)
-class Reservation:
+class Reservation(Value, frozen=True):
     """What one task holds of its session's budgets until it ends."""
 
     tokens: int
@@ -76,7 +74,7 @@ class Session:
         return replica
 
     def stay_on(self, replica: Replica, kv_bytes: int, kv_warm: bool) -> None:
-        """A task of this session finished well there; its KV pushes out what was used longest ago."""
+        """A task of this session finished well there; its KV pushes out the oldest."""
         if self.replica is not None and self.replica is not replica:
             self.replica.kv.drop(self.key)
         self.replica, self.replica_epoch = replica, replica.epoch

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import TypeAlias, TypeVar
 
 import structlog
@@ -20,9 +19,11 @@ from orchestrator_core.effects import Rejected
 from orchestrator_core.errors import Code, Reason, Refusal
 from orchestrator_core.events import Cancel, Submit
 from orchestrator_core.task import Determinism, Priority, Task, Workload
+from orchestrator_core.value import Value
 from orchestratord.ports.journal import Journal
 from orchestratord.services import records
 from orchestratord.services.jobs import Job, JobTable, Payload, Phase
+from orchestratord.services.prompt_blocks import prompt_blocks
 from orchestratord.services.replicas import PoolTraits, ReplicaDirectory
 from orchestratord.services.scheduling import SchedulingService
 from orchestratord.services.telemetry import Telemetry
@@ -34,14 +35,12 @@ log = structlog.get_logger("orchestratord.admission")
 _BYTES_PER_TOKEN = 4
 
 
-@dataclass(frozen=True, slots=True)
-class Message:
+class Message(Value, frozen=True):
     role: str
     content: str
 
 
-@dataclass(frozen=True, slots=True)
-class SamplingOverride:
+class SamplingOverride(Value, frozen=True):
     """What the request says of sampling; None takes the profile's value."""
 
     temperature: float | None = None
@@ -69,8 +68,7 @@ def _first(value: T | None, default: T) -> T:
     return default if value is None else value
 
 
-@dataclass(frozen=True, slots=True)
-class Draft:
+class Draft(Value, frozen=True):
     """A well-formed request, in our own words. Times and token counts as in the contract."""
 
     tenant: str
@@ -105,8 +103,7 @@ class Draft:
         return f"{self.tenant}/{self.session_id}"
 
 
-@dataclass(frozen=True, slots=True)
-class IdConflict:
+class IdConflict(Value, frozen=True):
     """The task id is already used with another body."""
 
     task_id: str
@@ -115,8 +112,7 @@ class IdConflict:
 Outcome: TypeAlias = Job | Refusal | IdConflict
 
 
-@dataclass(frozen=True, slots=True)
-class _Profile:
+class _Profile(Value, frozen=True):
     version: str
     sampling: Sampling
 
@@ -240,6 +236,13 @@ class AdmissionService:
             client_id=draft.client_id,
             kv_hint=draft.kv_hint,
             sampler_profile_version=profile.version,
+            prefix_blocks=prompt_blocks(
+                prompt,
+                draft.workload,
+                draft.determinism,
+                draft.kv_hint,
+                lambda: self._replicas.matching(draft.engine, draft.model_ref),
+            ),
         )
         seed = derive_seed(draft.task_id) if draft.seed is None else draft.seed
         payload = Payload(prompt, draft.inputs, profile.sampling, seed)
@@ -328,7 +331,7 @@ def _outcome(job: Job, done: asyncio.Future[int], draft: Draft) -> Outcome:
     return Refusal(
         Code.INTERNAL,
         Reason.INVALID,
-        f"the task could not be made durable and was not admitted: {error}",
+        "the journal cannot be written at the moment; the task was not admitted",
         retriable=True,
         retry_after_ms=1000,
         engine=draft.engine,

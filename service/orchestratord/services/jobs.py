@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 
 from orchestrator_core.task import Task
+from orchestrator_core.value import Value
 from orchestratord.services.event_log import TaskLog
 from worker_adapters.adapter_api.types import Decode, Sampling
 
@@ -34,8 +35,7 @@ class Phase(Enum):
     ENDED = "ended"
 
 
-@dataclass(frozen=True, slots=True)
-class Promise:
+class Promise(Value, frozen=True):
     """The numbers of the 202; `started` repeats them (ORCH-3029)."""
 
     queue_position: int
@@ -49,8 +49,11 @@ class Promise:
         )
 
 
-@dataclass(frozen=True, slots=True)
-class Payload:
+# Until the core has decided.
+NO_PROMISE = Promise(0, 0, 0)
+
+
+class Payload(Value, frozen=True):
     """What the engine gets; dropped when the task ends."""
 
     prompt: str
@@ -71,7 +74,7 @@ class Job:
     payload: Payload | None
     log: TaskLog = field(default_factory=TaskLog)
     phase: Phase = Phase.WAITING
-    promise: Promise = Promise(0, 0, 0)
+    promise: Promise = NO_PROMISE
     pool_id: str = ""
     replica_id: str = ""
     engine_version: str = ""
