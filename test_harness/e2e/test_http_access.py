@@ -23,6 +23,16 @@ from harness_kit.service_process import (
 
 OPERATIONS = tuple(operations())
 KEYS = {"data": DATA_KEY, "control": CONTROL_KEY, "metrics": METRICS_KEY}
+LATER = (
+    "register_model",
+    "get_model",
+    "verify_model",
+    "set_model_state",
+    "drain_pool",
+    "reload_pool",
+    "create_artifact",
+    "get_artifact",
+)
 BY_ID = pytest.mark.parametrize("operation", OPERATIONS, ids=lambda operation: operation.id)
 
 
@@ -213,6 +223,71 @@ def test_an_unknown_or_malformed_id_is_404(
     answer = probe.request(method, pattern.format(task_id))
 
     assert_envelope(answer, 404, "INVALID_PARAMS")
+
+
+@pytest.mark.req("ORCH-2006", "ORCH-2103")
+@pytest.mark.parametrize("pool_id", ["none", "%C3%97", "-", "a%20b", "x" * 64, "..", "%2e%2e"])
+def test_an_unknown_or_malformed_pool_id_is_404(probe: HttpProbe, pool_id: str) -> None:
+    answer = probe.get(f"/v1/pools/{pool_id}/health")
+
+    assert assert_envelope(answer, 404, "INVALID_PARAMS").startswith("id: ")
+
+
+@pytest.mark.req("ORCH-2006")
+@pytest.mark.parametrize(
+    ("path", "body", "named"),
+    [
+        ("/v1/pools/p0/drain", b'{"deadline_ms": "x"}', "deadline_ms"),
+        ("/v1/pools/p0/drain", b"{}", "deadline_ms"),
+        ("/v1/pools/p0/drain", b'{"deadline_ms": 1, "hard": true}', "hard"),
+        ("/v1/pools/p0/reload", b'{"new_model_ref": ""}', "new_model_ref"),
+        ("/v1/catalog/models/m/state", b'{"state": "Gone"}', "state"),
+        ("/v1/artifacts", b'{"kind": "plan", "content": []}', "content"),
+        ("/v1/pools/p0/drain", b"[]", "body"),
+        ("/v1/pools/p0/drain", b"\xff", "body"),
+        ("/v1/pools/p0/drain", b"{", "body"),
+    ],
+)
+def test_a_bad_body_of_a_control_operation_is_400_and_names_the_field(
+    service: ServiceProcess, path: str, body: bytes, named: str
+) -> None:
+    with service.probe(ALL_KEY) as client:
+        answer = client.request("POST", path, body, {"Content-Type": "application/json"})
+
+    assert named in assert_envelope(answer, 400, "INVALID_PARAMS")
+
+
+@pytest.mark.req("ORCH-2006")
+def test_a_control_operation_takes_json_only_and_bounds_its_body(service: ServiceProcess) -> None:
+    path = "/v1/pools/p0/drain"
+    with service.probe(ALL_KEY) as client:
+        text = client.request("POST", path, b"deadline_ms: 1", {"Content-Type": "text/plain"})
+        large = b" " * (5 * 1024 * 1024)
+        too_large = client.request("POST", path, large, {"Content-Type": "application/json"})
+        still_there = client.get("/livez").status
+
+    assert_envelope(text, 415, "INVALID_PARAMS")
+    assert_envelope(too_large, 413, "INVALID_PARAMS")
+    assert still_there == 200
+
+
+@pytest.mark.req("ORCH-2006")
+@pytest.mark.parametrize("operation", [o for o in OPERATIONS if o.id in LATER], ids=lambda o: o.id)
+def test_what_comes_with_a_later_version_is_501_with_the_envelope(
+    service: ServiceProcess, operation: Operation
+) -> None:
+    bodies = {
+        "register_model": {"id": "m", "digest": "sha256:" + "0" * 64},
+        "set_model_state": {"state": "Active"},
+        "drain_pool": {"deadline_ms": 1},
+        "reload_pool": {"new_model_ref": "m"},
+        "create_artifact": {"kind": "plan", "content": {}},
+    }
+    with service.probe(ALL_KEY) as client:
+        path, document = operation.unknown_path, bodies.get(operation.id)
+        answer = client.post(path, document) if document else call(client, operation)
+
+    assert_envelope(answer, 501, "INTERNAL")
 
 
 @pytest.mark.req("ORCH-2006")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -40,8 +41,9 @@ class Operation:
         return self.path.replace("{id}", UNKNOWN_IDS.get(self.path.split("/")[2], ""))
 
 
+@cache
 def contract(plane: str) -> dict[str, Any]:
-    """The OpenAPI document of a plane, parsed."""
+    """The OpenAPI document of a plane, parsed; shared, so not to be changed."""
     text = (CONTRACTS / "openapi" / f"{plane}.yaml").read_text(encoding="utf-8")
     document: dict[str, Any] = yaml.safe_load(text)
     return document

@@ -1,0 +1,330 @@
+"""Answers of the running service against both contracts: status, headers, body, every event.
+
+openapi-core reads the hand-written YAML, so neither the generated routes of the data plane nor
+connexion's own reading of the control plane is its own judge.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from openapi_core import Config, OpenAPI
+from openapi_core.testing import MockRequest, MockResponse
+from openapi_schema_validator import OAS30Validator
+
+from harness_kit.contract_files import (
+    CONTRACTS,
+    PLANES,
+    UNKNOWN_IDS,
+    Operation,
+    contract,
+    operations,
+)
+from harness_kit.gated_engine import GatedEngine
+from harness_kit.http_probe import Answer, Event, EventStream, HttpProbe, task
+from harness_kit.service_process import ALL_KEY, MODEL, POOL, ServiceProcess, external_pool
+
+ORIGIN = "http://127.0.0.1"
+OPERATIONS = {operation.id: operation for operation in operations()}
+UNKNOWN = UNKNOWN_IDS["tasks"]
+
+
+def _one_event(block: bytes, charset: str = "utf-8") -> dict[str, str]:
+    return dict(line.split(": ", 1) for line in block.decode(charset).split("\n"))
+
+
+CONTRACT = {
+    plane: OpenAPI.from_file_path(
+        str(CONTRACTS / "openapi" / f"{plane}.yaml"),
+        config=Config(extra_media_type_deserializers={"text/event-stream": _one_event}),
+    )
+    for plane in PLANES
+}
+_DATA = contract("data")
+_PAYLOADS = {
+    name: OAS30Validator({"$ref": reference, "components": _DATA["components"]})
+    for name, reference in _DATA["components"]["schemas"]["StreamEvent"]["x-event-schemas"].items()
+}
+
+
+@pytest.fixture(scope="module")
+def engine() -> Iterator[GatedEngine]:
+    with GatedEngine(slots=2, embeddings=True) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def service(
+    engine: GatedEngine, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[ServiceProcess]:
+    pool = external_pool(
+        engine.url,
+        queue={"capacity": 1, "full_policy": "reject"},
+        admission={"priorities": [{"name": "interactive", "queue_capacity": 1, "weight": 8}]},
+    )
+    sessions = {"budgets": {"tokens": 4000, "time_ms": 600_000, "cost": 1000.0}}
+    directory = tmp_path_factory.mktemp("openapi")
+    with ServiceProcess(directory, pool, sessions=sessions) as running:
+        yield running
+
+
+@pytest.fixture
+def probe(service: ServiceProcess) -> Iterator[HttpProbe]:
+    with service.probe(ALL_KEY) as client:
+        yield client
+
+
+@pytest.fixture(autouse=True)
+def _idle_afterwards(engine: GatedEngine) -> Iterator[None]:
+    yield
+    engine.allow()
+    engine.wait_busy(0)
+
+
+def assert_conforms(operation_id: str, path: str, answer: Answer) -> None:
+    """The answer is one that the contract documents. Raises openapi-core's error otherwise."""
+    operation = OPERATIONS[operation_id]
+    request = MockRequest(ORIGIN, operation.method.lower(), path)
+    response = MockResponse(
+        answer.body,
+        answer.status,
+        headers=dict(answer.headers),
+        content_type=answer.headers.get("content-type", ""),
+    )
+    responses = contract(operation.plane)["paths"][operation.path][operation.method.lower()]
+    documented = responses["responses"].keys()
+    assert str(answer.status) in documented, f"{answer.status} of {operation_id}"
+    if answer.status == 204:
+        assert answer.body == b""
+    CONTRACT[operation.plane].validate_response(request, response)
+
+
+def send(probe: HttpProbe, operation_id: str, path: str, document: Any = None) -> Answer:
+    """One exchange that has to conform."""
+    operation = OPERATIONS[operation_id]
+    answer = (
+        probe.request(operation.method, path) if document is None else probe.post(path, document)
+    )
+    assert_conforms(operation_id, path, answer)
+    return answer
+
+
+def read(stream: EventStream, path: str) -> list[Event]:
+    """All events of a stream, each of which has to conform."""
+    events = stream.rest()
+    for event in events:
+        assert_conforms("stream_task", path, Answer(200, stream.headers, event.raw))
+        _PAYLOADS[event.name].validate(event.data)
+    return events
+
+
+def submitted(probe: HttpProbe, **fields: Any) -> str:
+    document = task(MODEL, **fields)
+    assert send(probe, "submit_task", "/v1/tasks", document).status == 202
+    return str(document["task_id"])
+
+
+@pytest.mark.req("ORCH-2001", "ORCH-2002", "OC-CTRL-2020", "OC-CTRL-2022", "ORCH-3099")
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {},
+        {"determinism": "best_effort", "priority": "batch"},
+        {"prompt": None, "messages": [{"role": "user", "content": "hi"}]},
+        {"prompt": None, "workload": "embedding", "inputs": ["a", "b"]},
+        {"prompt": None, "workload": "rerank", "inputs": ["query", "a", "b"]},
+    ],
+    ids=["completion", "best effort", "chat", "embedding", "rerank"],
+)
+def test_a_task_from_admission_to_its_last_event(probe: HttpProbe, fields: dict[str, Any]) -> None:
+    task_id = submitted(probe, **fields)
+    path = f"/v1/tasks/{task_id}/stream"
+
+    stream = probe.stream(task_id)
+    events = read(stream, path)
+
+    assert events[-1].name == "end"
+    for name in ("tokens-remaining", "time-remaining-ms", "cost-remaining"):
+        assert f"x-budget-{name}" in stream.headers
+
+
+@pytest.mark.req("ORCH-2003", "ORCH-3100", "OC-CTRL-2023")
+def test_a_running_task_its_metrics_its_cancel_and_its_end(
+    probe: HttpProbe, service: ServiceProcess, engine: GatedEngine
+) -> None:
+    engine.hold(2)
+    task_id = submitted(probe)
+    with service.probe(ALL_KEY) as reader:
+        stream = reader.stream(task_id)
+        first = stream.take(4, numbered=False)
+        cancelled = send(probe, "cancel_task", f"/v1/tasks/{task_id}/cancel")
+        rest = read(stream, f"/v1/tasks/{task_id}/stream")
+
+    for event in first:
+        _PAYLOADS[event.name].validate(event.data)
+    assert "metrics" in {event.name for event in first}
+    assert cancelled.status == 204
+    assert rest[-1].data["canceled"] is True
+
+
+@pytest.mark.req("ORCH-2006", "OC-CTRL-2030", "OC-CTRL-2031")
+def test_a_stream_that_ends_with_an_error(
+    probe: HttpProbe, service: ServiceProcess, engine: GatedEngine
+) -> None:
+    engine.hold(2)
+    task_id = submitted(probe, determinism="best_effort")
+    stream = probe.stream(task_id)
+    stream.take(3)
+    engine.break_decodes()
+    events = read(stream, f"/v1/tasks/{task_id}/stream")
+    service.wait_ready()
+
+    assert events[-1].name == "error"
+    assert events[-1].data["pool_id"] == POOL
+
+
+@pytest.mark.req("ORCH-2004", "ORCH-2005")
+def test_a_session_and_its_end(probe: HttpProbe) -> None:
+    document = task(MODEL)
+    path = f"/v1/sessions/{document['session_id']}"
+    send(probe, "submit_task", "/v1/tasks", document)
+
+    shown = send(probe, "get_session", path)
+    deleted = send(probe, "delete_session", path)
+    gone = send(probe, "get_session", path)
+    gone_again = send(probe, "delete_session", path)
+
+    statuses = [answer.status for answer in (shown, deleted, gone, gone_again)]
+    assert statuses == [200, 204, 404, 404]
+
+
+@pytest.mark.req("ORCH-2006", "ORCH-2007", "OC-CTRL-2030", "ORCH-3093")
+def test_every_refusal_of_admission(
+    probe: HttpProbe, service: ServiceProcess, engine: GatedEngine
+) -> None:
+    used = task(MODEL)
+    send(probe, "submit_task", "/v1/tasks", used)
+    probe.stream(used["task_id"]).rest()
+    engine.hold()
+    for _ in range(2):
+        submitted(probe)
+    engine.wait_busy(2)
+    submitted(probe)
+    refusals = [
+        (409, used | {"seed": 1}),
+        (429, task(MODEL)),
+        (429, task(MODEL, max_tokens=5000, ctx=8192)),
+        (400, task(MODEL, ctx=9000)),
+        (400, task(MODEL, max_tokens=0)),
+        (400, [1]),
+        (503, task("file:/none")),
+        (503, task(MODEL, engine="vllm")),
+    ]
+
+    for status, document in refusals:
+        answer = send(probe, "submit_task", "/v1/tasks", document)
+        assert answer.status == status, answer
+    with service.probe(None) as anonymous, service.probe("wrong-key") as stranger:
+        assert send(anonymous, "submit_task", "/v1/tasks", task(MODEL)).status == 401
+        assert send(stranger, "submit_task", "/v1/tasks", task(MODEL)).status == 403
+
+
+@pytest.mark.req("ORCH-2006")
+@pytest.mark.parametrize(
+    ("status", "body", "media_type"),
+    [
+        (400, b"{", "application/json"),
+        (413, b" " * (5 * 1024 * 1024), "application/json"),
+        (415, b"{}", "text/plain"),
+    ],
+)
+def test_bodies_that_are_no_task(
+    probe: HttpProbe, status: int, body: bytes, media_type: str
+) -> None:
+    answer = probe.request("POST", "/v1/tasks", body, {"Content-Type": media_type})
+
+    assert_conforms("submit_task", "/v1/tasks", answer)
+    assert answer.status == status
+    assert probe.get("/livez").status == 200
+
+
+@pytest.mark.req("ORCH-2006", "ORCH-3202")
+def test_unknown_tasks_and_a_malformed_last_event_id(probe: HttpProbe) -> None:
+    task_id = submitted(probe)
+    path = f"/v1/tasks/{task_id}/stream"
+
+    bad = probe.stream(task_id, "x").answer()
+    unknown = probe.stream(UNKNOWN).answer()
+    cancelled = send(probe, "cancel_task", f"/v1/tasks/{UNKNOWN}/cancel")
+
+    assert_conforms("stream_task", path, bad)
+    assert_conforms("stream_task", f"/v1/tasks/{UNKNOWN}/stream", unknown)
+    assert (bad.status, unknown.status, cancelled.status) == (400, 404, 404)
+
+
+@pytest.mark.req("ORCH-2103", "ORCH-2104", "ORCH-3095", "ORCH-3096", "OC-CTRL-2001", "OC-CTRL-2004",
+    "OC-CTRL-2060", "OC-CTRL-2061")  # fmt: skip
+def test_pool_health_replica_sets_and_capabilities(probe: HttpProbe) -> None:
+    health = send(probe, "pool_health", f"/v1/pools/{POOL}/health").json()
+    (replica_set,) = send(probe, "list_replicasets", "/v1/replicasets").json()
+    capabilities = send(probe, "get_capabilities", "/v1/capabilities").json()
+    unknown = send(probe, "pool_health", "/v1/pools/none/health")
+
+    assert {name: health[name] for name in ("live", "ready", "draining", "state")} == {
+        "live": True,
+        "ready": True,
+        "draining": False,
+        "state": "Ready",
+    }
+    assert health["metrics"]["slots_total"] == 2
+    assert (replica_set["engine"], replica_set["slots_total"]) == ("llamacpp", 2)
+    assert replica_set["engine_version"] == "llama.cpp gated-1"
+    assert [(r["id"], r["pool_id"], r["state"]) for r in replica_set["replicas"]] == [
+        ("r0", POOL, "Ready")
+    ]
+    assert capabilities["api_version"] == contract("control")["info"]["version"]
+    (offer,) = capabilities["engines"]
+    assert (offer["engine"], offer["ctx_max"]) == ("llamacpp", 8192)
+    assert offer["supported_workloads"] == ["completion", "embedding", "rerank"]
+    assert "chat_template" in offer["features"]
+    assert capabilities["cpu_carve_out"] is True
+    assert unknown.status == 404
+
+
+@pytest.mark.req("ORCH-3035", "OC-CTRL-2040", "ORCH-2006")
+@pytest.mark.parametrize("operation", OPERATIONS.values(), ids=lambda operation: operation.id)
+def test_every_operation_s_401_403_and_405_are_documented(
+    service: ServiceProcess, operation: Operation
+) -> None:
+    path = operation.unknown_path
+    callers: dict[int, Callable[[], HttpProbe]] = {
+        401: lambda: service.probe(None),
+        403: lambda: service.probe("wrong-key"),
+    }
+
+    for status, caller in callers.items():
+        with caller() as client:
+            answer = send(client, operation.id, path, {} if operation.has_body else None)
+        assert answer.status == status
+    with service.probe(ALL_KEY) as client:
+        answer = client.request("PATCH", path)
+    assert answer.status == 405
+    assert_conforms(operation.id, path, answer)
+
+
+@pytest.mark.req("ORCH-2001")
+def test_the_examples_of_the_contract_are_admitted(probe: HttpProbe) -> None:
+    body = _DATA["paths"]["/v1/tasks"]["post"]["requestBody"]["content"]["application/json"]
+    for name, example in body["examples"].items():
+        document = json.loads(json.dumps(example["value"])) | {"model_ref": MODEL}
+
+        answer = send(probe, "submit_task", "/v1/tasks", document)
+
+        assert answer.status == 202, name
+        assert re.fullmatch(r"[!-~]{1,128}", answer.headers["x-correlation-id"])
+        events = read(probe.stream(document["task_id"]), f"/v1/tasks/{document['task_id']}/stream")
+        assert events[-1].name == "end", name
