@@ -8,6 +8,7 @@ gate. Submitting and streaming answer from callbacks; the rest may be coroutines
 from __future__ import annotations
 
 import msgspec
+import structlog
 
 from orchestrator_core.errors import Code, Refusal
 from orchestrator_core.sessions.session_table import SessionView
@@ -30,6 +31,8 @@ from orchestratord.services.cancellation import CancellationService
 from orchestratord.services.jobs import Job, JobTable
 from orchestratord.services.sessions import SessionService, remaining_budgets
 from orchestratord.services.streams import ReaderHub
+
+log = structlog.get_logger("orchestratord.api")
 
 JSON_TYPE = (b"content-type", b"application/json")
 
@@ -101,7 +104,7 @@ class DataPlane:
         try:
             await self._cancellation.cancel(job)
         except JournalError as error:
-            raise HttpError(500, Code.INTERNAL, str(error), retriable=True) from None
+            raise _not_durable(error) from None
         exchange.finish(204, [])
 
     def get_session(self, exchange: Exchange) -> None:
@@ -124,7 +127,7 @@ class DataPlane:
         try:
             known = await self._sessions.forget(exchange.principal.tenant, session_id)
         except JournalError as error:
-            raise HttpError(500, Code.INTERNAL, str(error), retriable=True) from None
+            raise _not_durable(error) from None
         if not known:
             raise invalid("id: no such session", status=404)
         exchange.finish(204, [])
@@ -142,3 +145,10 @@ class DataPlane:
         if job is None:
             raise invalid("id: no such task", status=404)
         return job
+
+
+def _not_durable(error: JournalError) -> HttpError:
+    """What the client may know; the log has the file and the reason."""
+    log.error("request.not_durable", cause=str(error))
+    message = "the journal cannot be written at the moment; try again"
+    return HttpError(500, Code.INTERNAL, message, retriable=True)

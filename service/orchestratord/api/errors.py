@@ -106,11 +106,13 @@ def backpressure_headers(retry_after_ms: int) -> Headers:
 
 
 def error_response(error: HttpError) -> ErrorResponse:
-    envelope = {
+    envelope: dict[str, Any] = {
         "code": error.code.value,
         "message": error.message,
         "retriable": error.retriable,
     }
+    if error.retriable:
+        envelope["retry_after_ms"] = DEFAULT_RETRY_AFTER_MS
     headers: Headers = list(error.headers)
     if error.status in (429, 503):
         headers += backpressure_headers(DEFAULT_RETRY_AFTER_MS)

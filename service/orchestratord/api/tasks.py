@@ -64,6 +64,8 @@ def _set(value: T | UnsetType) -> T | None:
 
 def draft_of(request: TaskRequest, principal: Principal, correlation_id: str) -> Draft:
     """What is asked, in domain words. Raises `HttpError` 400 where fields do not fit together."""
+    request.task_id = request.task_id.lower()  # case means nothing, also for "the same body"
+    request.session_id = request.session_id.lower()
     prompt, messages, inputs = _set(request.prompt), _set(request.messages), _set(request.inputs)
     if request.workload == "completion":
         if (prompt is None) == (messages is None):
@@ -84,8 +86,8 @@ def draft_of(request: TaskRequest, principal: Principal, correlation_id: str) ->
         client_id=principal.id,
         correlation_id=correlation_id,
         body_digest=hashlib.blake2b(_encoder.encode(request), digest_size=16).digest(),
-        task_id=request.task_id.lower(),
-        session_id=request.session_id.lower(),
+        task_id=request.task_id,
+        session_id=request.session_id,
         workload=Workload(request.workload),
         model_ref=request.model_ref,
         engine=request.engine,
@@ -158,6 +160,7 @@ def last_event_id(text: bytes | None) -> int:
     """The value of Last-Event-ID, 0 when absent. Raises `HttpError` 400."""
     if text is None:
         return 0
+    text = text.strip()
     if not text.isdigit() or len(text) > 19 or (value := int(text)) > 2**63 - 1:
         raise invalid("Last-Event-ID: expected a whole number of at least 0")
     return value

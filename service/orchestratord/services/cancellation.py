@@ -25,8 +25,9 @@ class CancellationService:
     async def cancel(self, job: Job) -> None:
         """End the task and wait until that is on disk; nothing happens to an ended one.
 
-        Raises `JournalError` when the end could not be made durable (it is shown all the same).
+        Raises `JournalError` when the end could not be made durable yet: the task runs no more, and
+        its end is shown once it is on disk.
         """
         self.request(job)
-        if job.ended is not None:
+        if job.phase is Phase.ENDING and job.ended is not None:
             await asyncio.shield(job.ended)

@@ -10,12 +10,13 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import msgspec
 import structlog
 
-from orchestrator_core.errors import Code, Reason, Refusal
+from orchestrator_core.errors import Reason, Refusal
 from orchestrator_core.task import Determinism, Workload
 from orchestratord.ports.journal import Journal, JournalError
 from orchestratord.services import records
@@ -34,6 +35,17 @@ _OUTCOMES = {
 DeterminismOf = Callable[[Job, str], records.DeterminismRecord | None]
 
 
+@dataclass(frozen=True, slots=True)
+class _Unwritten:
+    """An end that was decided; `shown` when it can be computed again and is visible already."""
+
+    job: Job
+    event: str
+    payload: bytes
+    record: bytes
+    shown: bool
+
+
 class TerminationService:
     """The only writer of terminal events."""
 
@@ -50,6 +62,7 @@ class TerminationService:
         self._telemetry = telemetry
         self._clock_ms = clock_ms
         self._determinism_of = determinism_of
+        self._unwritten: list[_Unwritten] = []
 
     def finish(self, job: Job, decode_ms: int, result: Any = None) -> None:
         """The engine came to the end of the answer."""
@@ -129,20 +142,35 @@ class TerminationService:
         self._telemetry.ended(job, outcome)
         if show_first:
             self._show(job, event, payload)
-        written = self._journal.append(records.encode(record), urgent=not show_first)
-        job.ended = written
+        return self._write(_Unwritten(job, event, payload, records.encode(record), show_first))
 
-        def durable(future: asyncio.Future[int]) -> None:
-            try:
-                self._jobs.use_row(job, future.result())
-            except (JournalError, asyncio.CancelledError) as error:
-                # Shown all the same: a reader that waits for ever helps nobody.
-                log.error("journal.lost_end", job_id=job.task_id, cause=str(error))
-            if not show_first:
-                self._show(job, event, payload)
-
-        written.add_done_callback(durable)
+    def _write(self, end: _Unwritten) -> asyncio.Future[int] | None:
+        try:
+            written = self._journal.append(end.record, urgent=not end.shown)
+        except JournalError as error:  # closed: the next start decides again
+            log.error("journal.lost_end", job_id=end.job.task_id, cause=str(error))
+            return None
+        end.job.ended = written
+        written.add_done_callback(lambda done: self._written(end, done))
         return written
+
+    def _written(self, end: _Unwritten, done: asyncio.Future[int]) -> None:
+        try:
+            row = done.result()
+        except (JournalError, asyncio.CancelledError) as error:
+            log.error("journal.lost_end", job_id=end.job.task_id, cause=str(error))
+            self._unwritten.append(end)
+            return
+        self._jobs.use_row(end.job, row)
+        if not end.shown:
+            self._show(end.job, end.event, end.payload)
+
+    def write_again(self) -> None:
+        """Ends that the journal could not take: nobody sees them before it does (called by the
+        watchdog; at most one for each task)."""
+        pending, self._unwritten = self._unwritten, []
+        for end in pending:
+            self._write(end)
 
     def _show(self, job: Job, event: str, payload: bytes) -> None:
         job.log.end(event, payload)
@@ -154,7 +182,3 @@ def _plain_text(escaped: bytes) -> bytes:
     if b"\\" not in escaped:
         return escaped
     return msgspec.json.decode(b'"%b"' % escaped, type=str).encode()
-
-
-def refusal_for_timeout(message: str) -> Refusal:
-    return Refusal(Code.DECODE_TIMEOUT, Reason.TIMEOUT, message, retriable=True)

@@ -53,6 +53,7 @@ class Watchdog:
                     ),
                 )
         self._scheduling.step(Tick())
+        self._dispatcher.termination.write_again()
         free = self._jobs.expire(now_ms)
         if free:
             self._journal.forget(free)

@@ -128,6 +128,7 @@ def test_errors_of_the_api_have_the_same_envelope() -> None:
         "code": "REPLICA_EXHAUSTED",
         "message": "too many",
         "retriable": True,
+        "retry_after_ms": 1000,
     }
 
 

@@ -319,7 +319,8 @@ class TestFailures:
 
             assert status == 500
             assert envelope(rest)["retriable"] is True
-            assert "disk full" in envelope(rest)["message"]
+            assert envelope(rest)["retry_after_ms"] == 1000
+            assert "disk full" not in envelope(rest)["message"]  # the log's, not the client's
 
         run_world(scenario)
 
