@@ -278,6 +278,17 @@ class Timeouts(msgspec.Struct, kw_only=True, frozen=True):
     idle_ms: Annotated[int, Meta(ge=1, le=604800000)] = 5000
 
 
+class Placement(msgspec.Struct, kw_only=True, frozen=True):
+    """Which of a pool's replicas a task gets, beside load and its session's last good one."""
+
+    # Labels of replicas, such as node or zone: a tenant's running tasks are spread over their values, the first label first. It goes before warm KV and never keeps a slot idle (ORCH-3008).
+    anti_affinity: Annotated[
+        tuple[Annotated[str, Meta(min_length=1, max_length=63)], ...], Meta(max_length=8)
+    ] = ()
+    # Prefer a replica that has read a prompt's beginning where the saved prefill outweighs its load. Holds for best_effort tasks, and for strict ones where deterministic_prefix_cache is set; all others are decoded cold (ORCH-3205).
+    prefix_reuse: bool = True
+
+
 class Replica(msgspec.Struct, kw_only=True, frozen=True):
     """An engine that someone else runs."""
 
@@ -356,6 +367,8 @@ class Pool(msgspec.Struct, kw_only=True, frozen=True):
     preemption: Preemption = msgspec.field(default_factory=lambda: Preemption())
     # When a task is stuck (ORCH-3016).
     timeouts: Timeouts = msgspec.field(default_factory=lambda: Timeouts())
+    # Which of a pool's replicas a task gets, beside load and its session's last good one.
+    placement: Placement = msgspec.field(default_factory=lambda: Placement())
     # Engines that someone else runs.
     replicas: Annotated[tuple[Replica, ...], Meta(max_length=1024)] = ()
     # Engines that the pool manager runs; null is none.

@@ -203,7 +203,11 @@ class Scheduler(queries.Queries):
             return
         replica = live.pool.leave_replica(live)
         times = live.group.times if live.group is not None else replica.group.times
-        times.observe(event.tokens_in, event.tokens_out, event.prefill_ms, event.decode_ms)
+        read_tokens = event.tokens_in - event.cached_tokens
+        if read_tokens >= event.cached_tokens:
+            times.observe(read_tokens, event.tokens_out, event.prefill_ms, event.decode_ms)
+        else:  # what little a warm prefill reads says nothing of the speed of a cold one
+            times.observe(0, event.tokens_out, 0, event.decode_ms)
         live.session.stay_on(replica, event.kv_bytes, event.kv_warm)
         if live.pool.reuses_prefix(live.task):
             replica.prefixes.remember(live.task.prefix_blocks)

@@ -48,6 +48,8 @@ from orchestratord.services.admission import AdmissionService
 from orchestratord.services.cancellation import CancellationService
 from orchestratord.services.dispatch import Dispatcher
 from orchestratord.services.jobs import Job, JobTable
+from orchestratord.services.kv_pressure import PERIOD_S as KV_PERIOD_S
+from orchestratord.services.kv_pressure import KvPressure
 from orchestratord.services.overview import OverviewService
 from orchestratord.services.records import DeterminismRecord
 from orchestratord.services.recovery import RecoveryService
@@ -146,11 +148,17 @@ class Orchestrator:
             budgeted=_has_budget(config),
         )
         self.recovery = RecoveryService(
-            self.scheduling, self.jobs, journal, self.termination, config.sessions.ttl_ms
+            self.scheduling,
+            self.jobs,
+            journal,
+            self.termination,
+            config.sessions.ttl_ms,
+            self.replicas.pools,
         )
         self.watchdog = Watchdog(
             self.dispatcher, self.scheduling, self.jobs, journal, time.monotonic
         )
+        self.kv_pressure = KvPressure(self.replicas, self.telemetry)
         self.pool_host = PoolHost(
             [pool_settings(p) for p in config.pools],
             adapters,
@@ -352,6 +360,7 @@ async def _serve(orchestrator: Orchestrator, host: str, port: int, logs: LineBuf
     ticks = [
         asyncio.create_task(_every(PERIOD_S, lambda _: orchestrator.watchdog.look())),
         asyncio.create_task(_every(READER_TICK_S, orchestrator.hub.tick)),
+        asyncio.create_task(_every(KV_PERIOD_S, lambda _: orchestrator.kv_pressure.look())),
         asyncio.create_task(_every(LOG_FLUSH_S, lambda _: logs.flush())),
     ]
     await orchestrator.pool_host.start()

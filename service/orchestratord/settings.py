@@ -11,7 +11,7 @@ from orch_config import Config
 from orch_config.types import Pool, SamplerProfile
 from orchestrator_core.limits import Limits
 from orchestrator_core.pool import FullPolicy, PoolSpec, PriorityPolicy, TenantPolicy
-from orchestrator_core.task import Priority
+from orchestrator_core.task import Determinism, Priority
 from orchestratord.api.keys import KeyRing, Principal, hash_key
 from orchestratord.services.replicas import PoolTraits
 from pool_managerd.settings import ExternalReplica, LaunchSettings, PoolSettings
@@ -50,6 +50,15 @@ def _priorities(pool: Pool) -> tuple[PriorityPolicy, ...]:
     return tuple(policies)
 
 
+def _prefix_reuse(pool: Pool) -> frozenset[Determinism]:
+    """Whose tasks may be given a warm prefix: strict ones only where that changes no byte."""
+    if not pool.placement.prefix_reuse:
+        return frozenset()
+    if pool.deterministic_prefix_cache:
+        return frozenset(Determinism)
+    return frozenset({Determinism.BEST_EFFORT})
+
+
 def pool_traits(config: Config, pool: Pool) -> PoolTraits:
     """What scheduling and dispatch need of a pool."""
     spec = PoolSpec(
@@ -68,6 +77,8 @@ def pool_traits(config: Config, pool: Pool) -> PoolTraits:
             for t in pool.admission.fairness.tenants
         ),
         same_engine_version=pool.require_same_engine_version,
+        anti_affinity=tuple(pool.placement.anti_affinity),
+        prefix_reuse=_prefix_reuse(pool),
     )
     return PoolTraits(
         spec=spec,

@@ -155,7 +155,12 @@ class Life:
             self.scheduling, self.jobs, self.journal, ttl_ms, budgeted=setup.exact_counts
         )
         self.recovery = RecoveryService(
-            self.scheduling, self.jobs, self.journal, self.termination, ttl_ms
+            self.scheduling,
+            self.jobs,
+            self.journal,
+            self.termination,
+            ttl_ms,
+            self.replicas.pools,
         )
         self.watchdog = Watchdog(
             self.dispatcher, self.scheduling, self.jobs, self.journal, world.loop.time

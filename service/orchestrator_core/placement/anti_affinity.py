@@ -2,7 +2,7 @@
 
 On a task's path: after the filter, before the score. The invariant: a task goes to a label value
 under which no more tasks of its tenant run than under any other value that has a free slot. It
-narrows and never empties the choice: a slot does not idle so that tasks may lie apart. Requirements:
+narrows and never empties the choice: no slot idles so that tasks may lie apart. Requirements:
 ORCH-3008.
 
 This is Kubernetes' topology spread with `whenUnsatisfiable: ScheduleAnyway` and the tenant as the

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterable
-from dataclasses import astuple
 
 import structlog
 
@@ -96,9 +95,7 @@ class Dispatcher:
         written = job.begun
         if written is None:
             written = job.begun = self._journal.append(
-                records.encode(
-                    records.TaskStarted(job.task.tenant, job.task_id, astuple(replica.set_key))
-                ),
+                records.encode(records.TaskStarted(job.task.tenant, job.task_id, replica.set_key)),
                 urgent=not strict,
             )
             written.add_done_callback(lambda done: self._use_row(job, done))
@@ -199,6 +196,7 @@ class Dispatcher:
                 decode_ms=end.decode_ms,
                 kv_bytes=kv_bytes,
                 kv_warm=job.kv_warm,
+                cached_tokens=end.cached_tokens,
             )
         )
 

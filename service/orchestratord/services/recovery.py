@@ -7,6 +7,7 @@ runs before the service listens.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import msgspec
@@ -20,6 +21,8 @@ from orchestratord.ports.journal import Journal
 from orchestratord.services import records
 from orchestratord.services.event_log import TaskLog
 from orchestratord.services.jobs import Job, JobTable, Payload, Promise
+from orchestratord.services.prompt_blocks import prompt_blocks
+from orchestratord.services.replicas import PoolTraits
 from orchestratord.services.scheduling import SchedulingService
 from orchestratord.services.termination import TerminationService
 
@@ -60,12 +63,14 @@ class RecoveryService:
         journal: Journal,
         termination: TerminationService,
         session_ttl_ms: int,
+        pools: Mapping[str, PoolTraits],
     ) -> None:
         self._scheduling = scheduling
         self._jobs = jobs
         self._journal = journal
         self._termination = termination
         self._session_ttl_ms = session_ttl_ms
+        self._pools = pools
 
     def run(self) -> Recovered:
         """Replay everything. Raises `JournalError` when the journal cannot be read."""
@@ -109,7 +114,7 @@ class RecoveryService:
             return
         match record:
             case records.TaskAdmitted():
-                job = _job(record, self._session_ttl_ms)
+                job = _job(record, self._session_ttl_ms, self._pools.get(record.pool_id))
                 # Whatever came before is of another task that had this id.
                 started.pop(job.task.key, None)
                 ended.pop(job.task.key, None)
@@ -125,7 +130,7 @@ class RecoveryService:
                 past.turns = record.session_turns
             case records.TaskStarted():
                 key = f"{record.tenant}/{record.task_id}"
-                started[key] = SetKey(*record.set_key)  # type: ignore[arg-type]
+                started[key] = record.set_key
                 self._use(key, row)
             case records.TaskEnded():
                 key = f"{record.tenant}/{record.task_id}"
@@ -186,8 +191,9 @@ class RecoveryService:
         return "running" if was_running else "waiting"
 
 
-def _job(record: records.TaskAdmitted, session_ttl_ms: int) -> Job:
+def _job(record: records.TaskAdmitted, session_ttl_ms: int, pool: PoolTraits | None) -> Job:
     key = f"{record.tenant}/{record.task_id}"
+    workload, determinism = Workload(record.workload), Determinism(record.determinism)
     task = Task(
         key=key,
         tenant=record.tenant,
@@ -195,8 +201,8 @@ def _job(record: records.TaskAdmitted, session_ttl_ms: int) -> Job:
         engine=record.engine,
         model_ref=record.model_ref,
         priority=Priority(record.priority),
-        workload=Workload(record.workload),
-        determinism=Determinism(record.determinism),
+        workload=workload,
+        determinism=determinism,
         ctx=record.ctx,
         max_tokens=record.max_tokens,
         prompt_tokens=record.prompt_tokens,
@@ -206,6 +212,13 @@ def _job(record: records.TaskAdmitted, session_ttl_ms: int) -> Job:
         client_id=record.client_id,
         kv_hint=record.kv_hint,
         sampler_profile_version=record.sampler_profile_version,
+        prefix_blocks=prompt_blocks(
+            record.prompt,
+            workload,
+            determinism,
+            record.kv_hint,
+            lambda: [] if pool is None else [pool],
+        ),
     )
     return Job(
         task=task,

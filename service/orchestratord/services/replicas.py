@@ -146,6 +146,9 @@ class ReplicaDirectory:
                     slots_total=properties.slots_total,
                     ctx_max=min(properties.ctx_max, spec.ctx),
                     labels=labels,
+                    kv_bytes_max=properties.kv_bytes_per_token
+                    * properties.slots_total
+                    * properties.ctx_max,
                 )
             )
         )

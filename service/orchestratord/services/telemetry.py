@@ -241,6 +241,15 @@ class Telemetry:
             replica_id=replica.id,
         ).set(1)
 
+    def kv_usage(self, replica: Replica, usage_ratio: float) -> None:
+        """How much of its KV a replica has in use, 0..1."""
+        self.metrics.kv_cache_usage_ratio.labels(
+            engine=replica.set_key.engine,
+            engine_version=replica.properties.engine_version,
+            pool_id=replica.pool_id,
+            replica_id=replica.id,
+        ).set(usage_ratio)
+
     def replica_lost(self, replica: Replica) -> None:
         self.metrics.replica_ready.labels(
             engine=replica.set_key.engine,
@@ -248,6 +257,7 @@ class Telemetry:
             pool_id=replica.pool_id,
             replica_id=replica.id,
         ).set(0)
+        self.kv_usage(replica, 0.0)  # it is gone with the process
 
     def preload(self, spec: PoolSpec, ok: bool) -> None:
         self.metrics.preload_outcomes_total.labels(

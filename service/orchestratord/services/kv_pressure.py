@@ -1,0 +1,71 @@
+"""How full each engine's KV is: asked now and then, never for a task.
+
+On no task's path: a periodic look asks a few Ready replicas for their slots and sets
+`kv_cache_usage_ratio`. Invariants: at most `MAX_ASKED` questions per look, each replica in turn,
+and none to a replica that has not answered the last one. Requirements: ORCH-3022, ORCH-3028.
+"""
+
+from __future__ import annotations
+
+import asyncio
+
+import structlog
+
+from orchestratord.services.replicas import Replica, ReplicaDirectory
+from orchestratord.services.telemetry import Telemetry
+from worker_adapters.adapter_api.types import EngineError, SlotState
+
+log = structlog.get_logger("orchestratord.kv_pressure")
+
+# With PERIOD_S: a replica is asked once a second, and a service of many asks 16 of them a second.
+PERIOD_S = 1.0
+MAX_ASKED = 16
+
+
+def usage_ratio(slots: list[SlotState], kv_tokens_max: int) -> float:
+    """Tokens held over tokens there is room for, 0..1; 0 where the room is not known."""
+    held = sum(slot.kv_tokens for slot in slots)
+    return min(held / kv_tokens_max, 1.0) if kv_tokens_max > 0 else 0.0
+
+
+class KvPressure:
+    """Owns the questions that are under way."""
+
+    def __init__(self, replicas: ReplicaDirectory, telemetry: Telemetry) -> None:
+        self._replicas = replicas
+        self._telemetry = telemetry
+        self._asking: dict[tuple[str, str], asyncio.Task[None]] = {}
+        self._turn = 0
+
+    def look(self) -> None:
+        """Ask the next replicas in turn; their answers arrive later."""
+        ready = list(self._replicas.ready())
+        first = self._turn % len(ready) if ready else 0
+        self._turn = first + MAX_ASKED
+        for replica in (ready[first:] + ready[:first])[:MAX_ASKED]:
+            key = (replica.pool_id, replica.id)
+            if key not in self._asking:
+                self._asking[key] = asyncio.get_running_loop().create_task(self._ask(replica))
+
+    async def _ask(self, replica: Replica) -> None:
+        try:
+            await self._read(replica)
+        finally:
+            del self._asking[replica.pool_id, replica.id]
+
+    async def _read(self, replica: Replica) -> None:
+        properties = replica.properties
+        try:
+            slots = await replica.client.slots()
+        except EngineError as error:
+            # Its health is the pool host's business; an engine may also not offer slots at all.
+            log.debug(
+                "kv_pressure.no_answer",
+                pool_id=replica.pool_id,
+                replica_id=replica.id,
+                cause=error.message,
+            )
+            return
+        if self._replicas.get(replica.pool_id, replica.id) is replica:
+            room = properties.slots_total * properties.ctx_max
+            self._telemetry.kv_usage(replica, usage_ratio(slots, room))
