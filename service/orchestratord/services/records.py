@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import msgspec
 
+from orchestrator_core.pool import SetKey
 from worker_adapters.adapter_api.types import Sampling
 
 
@@ -50,12 +51,11 @@ class TaskAdmitted(_Record, frozen=True, tag="admitted"):
 
 
 class TaskStarted(_Record, frozen=True, tag="started"):
-    """Decoding began; after a restart the task goes before what waited, to the same replica set:
-    `set_key` holds the fields of the core's `SetKey`, in order."""
+    """Decoding began; after a restart the task goes before what waited, to the same replica set."""
 
     tenant: str
     task_id: str
-    set_key: tuple[str | int, ...]
+    set_key: SetKey
 
 
 class DeterminismRecord(_Record, frozen=True, tag="determinism"):
