@@ -9,8 +9,6 @@ answer from callbacks; only those that need it become tasks.
 from __future__ import annotations
 
 import asyncio
-import itertools
-import secrets
 from collections.abc import Coroutine
 from functools import partial
 from typing import Any
@@ -22,7 +20,7 @@ from orchestrator_core.errors import Code
 from orchestratord.api.control_plane import ControlApp
 from orchestratord.api.data_plane import JSON_TYPE, DataPlane
 from orchestratord.api.errors import HttpError, error_response, invalid
-from orchestratord.api.http_server import Headers, HttpConnection, HttpRequest
+from orchestratord.api.http_server import Headers, HttpConnection, HttpRequest, minted_id
 from orchestratord.api.keys import KeyRing, Principal
 from orchestratord.api.public_pages import PublicPages
 from orchestratord.api.types import Exchange
@@ -34,16 +32,13 @@ log = structlog.get_logger("orchestratord.api")
 MAX_CORRELATION_ID = 128
 _VISIBLE = bytes(range(0x21, 0x7F))
 _ANYBODY = Principal("anonymous", "default", frozenset({"data", "control", "metrics"}))
-# A minted id is unique over processes by its first half and within one by its second.
-_PROCESS = secrets.token_hex(8)
-_minted = itertools.count(1)
 
 
 def correlation_id(presented: bytes | None) -> str:
     """The client's id where it is up to 128 visible ASCII characters, else a minted one."""
     if presented and len(presented) <= MAX_CORRELATION_ID and not presented.strip(_VISIBLE):
         return presented.decode("ascii")
-    return f"{_PROCESS}{next(_minted):016x}"
+    return minted_id()
 
 
 class Gate:

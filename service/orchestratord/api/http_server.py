@@ -12,6 +12,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
+import secrets
 import socket
 from collections import deque
 from collections.abc import Callable
@@ -41,7 +43,19 @@ _STATUS_LINES = {
     for status in HTTPStatus
 }
 _LAST_CHUNK = b"0\r\n\r\n"
+_OFFER_HEADERS = frozenset({b"upgrade", b"connection", b"http2-settings"})
+_ALLOW = b"allow: DELETE, GET, HEAD, POST\r\n"
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
+
+
+# A minted correlation id is unique over processes by its first half, within one by its second.
+_PROCESS = secrets.token_hex(8)
+_minted = itertools.count(1)
+
+
+def minted_id() -> str:
+    """A correlation id for a request that brought none."""
+    return f"{_PROCESS}{next(_minted):016x}"
 
 
 class HttpRequest:
@@ -108,11 +122,28 @@ class HttpConnection(asyncio.Protocol):
             return
         try:
             self._parser.feed_data(data)
-        except httptools.HttpParserUpgrade:
-            self._refuse(400, b"no protocol but HTTP/1.1 is spoken here")
+        except httptools.HttpParserUpgrade as offer:
+            self._decline(data[offer.args[0] :])
+        except httptools.HttpParserInvalidMethodError:
+            self._refuse(405, b"method: nothing here is served with it")
         except httptools.HttpParserError:
-            if not self._closing:
-                self._refuse(400, b"the request is not valid HTTP")
+            self._refuse(400, b"the request is not valid HTTP")
+
+    def _decline(self, rest: bytes) -> None:
+        """An offer of another protocol is ignored, as RFC 9110 (7.8) allows: the parser has
+        stopped at the end of the head, so the request is parsed again without the offer."""
+        request = self._request
+        if request.method == "CONNECT":
+            self._refuse(405, b"method: CONNECT is not served here")
+            return
+        head = [b"%b %b HTTP/1.1\r\n" % (request.method.encode(), self._url)]
+        head += [
+            b"%b: %b\r\n" % header
+            for header in request.headers.items()
+            if header[0] not in _OFFER_HEADERS
+        ]
+        self._parser = httptools.HttpRequestParser(self)
+        self.data_received(b"".join(head) + b"\r\n" + rest)
 
     # --- parser --------------------------------------------------------------------------------
 
@@ -143,6 +174,8 @@ class HttpConnection(asyncio.Protocol):
             return
         request = self._request
         request.method = self._parser.get_method().decode("ascii")
+        if self._parser.should_upgrade():
+            return  # comes again without the offer
         request.http_10 = self._parser.get_http_version() == "1.0"
         try:
             url = httptools.parse_url(self._url)
@@ -169,7 +202,7 @@ class HttpConnection(asyncio.Protocol):
             self._take(request)
 
     def on_message_complete(self) -> None:
-        if self._closing:
+        if self._closing or self._parser.should_upgrade():
             return
         request = self._request
         parts = self._parts
@@ -268,13 +301,22 @@ class HttpConnection(asyncio.Protocol):
             self._transport.resume_reading()
 
     def _refuse(self, status: int, message: bytes) -> None:
-        """Not HTTP as we speak it: say so and close."""
+        """Not HTTP as we speak it: say so and close. Idempotent."""
+        if self._closing:
+            return
         self._closing = True
         if self._answering is None:
             body = b'{"code":"INVALID_PARAMS","message":"%b","retriable":false}' % message
             self._transport.write(
-                b"%bcontent-type: application/json\r\ncontent-length: %d\r\n"
-                b"connection: close\r\n\r\n%b" % (_STATUS_LINES[status], len(body), body)
+                b"%bcontent-type: application/json\r\nx-correlation-id: %b\r\n%b"
+                b"content-length: %d\r\nconnection: close\r\n\r\n%b"
+                % (
+                    _STATUS_LINES[status],
+                    minted_id().encode(),
+                    _ALLOW if status == 405 else b"",
+                    len(body),
+                    body,
+                )
             )
         self._transport.close()
 

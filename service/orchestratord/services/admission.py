@@ -31,6 +31,8 @@ from worker_adapters.adapter_api.types import EngineClient, EngineError, EngineF
 
 log = structlog.get_logger("orchestratord.admission")
 
+# What an engine must say of itself to take a workload; every engine completes.
+_FEATURES = {Workload.EMBEDDING: "embeddings", Workload.RERANK: "rerank"}
 # Without the engine's tokenizer: English text in BPE vocabularies has about four bytes a token.
 _BYTES_PER_TOKEN = 4
 
@@ -158,6 +160,14 @@ class AdmissionService:
             self._refuse(draft, profile, then)
             return
         client = self._replicas.client_for(draft.engine, draft.model_ref)
+        feature = _FEATURES.get(draft.workload)
+        if client is not None and feature is not None and not self._offered(draft, feature):
+            refusal = _invalid(
+                f"workload: {draft.workload.value} is not offered for {draft.model_ref!r}",
+                draft.engine,
+            )
+            self._refuse(draft, refusal, then)
+            return
         size_bytes = _size_bytes(draft.prompt or "", draft.inputs)
         # A byte is at least a token: what fits in bytes fits, and there is no need to ask.
         fits = size_bytes + draft.max_tokens <= draft.ctx and not draft.messages
@@ -168,6 +178,14 @@ class AdmissionService:
         work = asyncio.get_running_loop().create_task(self._ask(client, draft, profile, then))
         self._asking.add(work)
         work.add_done_callback(self._asking.discard)
+
+    def _offered(self, draft: Draft, feature: str) -> bool:
+        """Whether a Ready replica of the model has the feature."""
+        return any(
+            feature in replica.properties.features
+            for pool in self._replicas.matching(draft.engine, draft.model_ref)
+            for replica in self._replicas.ready(pool.spec.id)
+        )
 
     def _repeat(self, known: Job, draft: Draft, then: Callable[[Outcome], None]) -> None:
         """The id is known: the same body gets the same answer, once that is durable."""

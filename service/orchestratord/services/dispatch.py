@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Iterable
 
+import msgspec
 import structlog
 
 from orchestrator_core.effects import Dispatch
@@ -180,6 +181,9 @@ class Dispatcher:
     def finished(self, attempt: Attempt, end: DecodeEnd, result: object = None) -> None:
         """The answer is complete."""
         job = attempt.job
+        if not end.decode_ms and job.first_token_ms:  # an engine that does not time itself
+            decode_ms = max(0, self.scheduling.clock_ms() - job.first_token_ms)
+            end = msgspec.structs.replace(end, decode_ms=decode_ms)
         self._release(job)
         attempt.detach()
         job.tokens_in = end.tokens_in

@@ -7,6 +7,7 @@ import pytest
 
 from harness_kit.service_clients import draft, end_event, started_event, token_events
 from harness_kit.service_world import POOL, ServiceWorld, Setup, run_world
+from orchestrator_core.errors import Code, Refusal
 from orchestrator_core.task import Determinism, Workload
 from orchestratord.services import records
 from orchestratord.services.admission import Draft
@@ -272,17 +273,17 @@ def test_rerank_scores_come_as_the_result_of_end() -> None:
     run_world(scenario)
 
 
-def test_a_workload_that_the_engine_lacks_is_refused_in_the_stream() -> None:
+def test_a_workload_that_no_replica_offers_is_refused_at_admission() -> None:
     async def scenario(world: ServiceWorld) -> None:
         one = draft(1, workload=Workload.EMBEDDING, prompt=None, inputs=("a",))
-        await world.admit(one)
-        client = world.read(one)
+        submission = world.submit(one)
 
         await world.settle()
 
-        assert client.terminal is not None
-        assert client.terminal.data["code"] == "INVALID_PARAMS"
-        assert world.life.scheduling.scheduler.running(POOL) == ()
+        assert isinstance(submission.outcome, Refusal)
+        assert submission.outcome.code is Code.INVALID_PARAMS
+        assert submission.outcome.message.startswith("workload: embedding is not offered")
+        assert world.life.jobs.get(one.key) is None
 
     run_world(scenario, Setup(engines={"r0": replace(SCRIPT, features=frozenset())}))
 

@@ -216,9 +216,11 @@ def test_a_body_far_over_the_limit_is_answered_and_cut() -> None:
 @pytest.mark.parametrize(
     ("sent", "status"),
     [
-        (b"NONSENSE\r\n\r\n", b"400"),
+        (b"GET / HTTX/1.1\r\n\r\n", b"400"),
         (b"GET / HTTP/1.1\r\nx: " + b"y" * 70_000 + b"\r\n\r\n", b"431"),
         (b"POST / HTTP/1.1\r\ncontent-length: x\r\n\r\n", b"400"),
+        (b"FOO / HTTP/1.1\r\n\r\n", b"405"),
+        (b"CONNECT a:1 HTTP/1.1\r\nhost: a\r\n\r\n", b"405"),
     ],
 )
 def test_what_is_not_http_gets_an_envelope_and_the_end(sent: bytes, status: bytes) -> None:
@@ -230,6 +232,7 @@ def test_what_is_not_http_gets_an_envelope_and_the_end(sent: bytes, status: byte
 
         assert data.startswith(b"HTTP/1.1 " + status)
         assert b'"code":"INVALID_PARAMS"' in data
+        assert b"\r\nx-correlation-id: " in data
 
     run(scenario)
 
@@ -286,3 +289,29 @@ def test_a_half_request_is_cut_after_its_time_and_an_answer_under_way_is_not() -
         assert await reader.read() == b""
 
     run(scenario, now_s=lambda: clock[0])
+
+
+@pytest.mark.parametrize("cut", [0, 40])
+@pytest.mark.parametrize(
+    "offer",
+    [
+        b"Upgrade: websocket\r\nConnection: Upgrade\r\n",
+        b"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABk\r\n",
+    ],
+)
+def test_an_offer_of_another_protocol_is_ignored(offer: bytes, cut: int) -> None:
+    async def scenario(
+        echo: Echo, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, _: HttpServer
+    ) -> None:
+        request = b"POST /up HTTP/1.1\r\nhost: h\r\n" + offer + b"content-length: 3\r\n\r\nabc"
+        for part in (request[: len(request) - cut], request[len(request) - cut :]):
+            writer.write(part)
+            await writer.drain()
+        first = await answer(reader)
+        writer.write(b"GET /next HTTP/1.1\r\nhost: h\r\n\r\n")
+
+        assert (first[0], first[2]) == (200, b"abc")
+        assert (await answer(reader))[1]["x-path"] == "/next"
+        assert echo.seen == ["POST /up", "GET /next"]
+
+    run(scenario)
