@@ -66,12 +66,10 @@ def test_admission_and_end_carry_the_fields_of_a_job(service: ServiceProcess) ->
         "correlation_id": "trace-1",
         "engine": "llamacpp",
         "pool_id": POOL,
-        "replica_id": "r0",
         "model_id": MODEL,
         "quant": "q4_1",
         "ctx": 8192,
         "tensor_split": None,
-        "engine_version": "llama.cpp gated-1",
         "sampler_profile_version": "v1",
         "kv_warmth": False,
         "priority": "batch",
@@ -84,6 +82,8 @@ def test_admission_and_end_carry_the_fields_of_a_job(service: ServiceProcess) ->
         assert expected.items() <= line.items(), event
         assert 0 <= line["on_time_probability"] <= 1
     (ended,) = service.wait_log("task.ended", job_id=document["task_id"])
+    assert ended["replica_id"] == "r0"  # not chosen yet at admission
+    assert ended["engine_version"] == "llama.cpp gated-1"
     assert ended["tokens_in"] == len(PROMPT.split())
     assert ended["tokens_out"] == 8
     assert ended["outcome"] == "completed"

@@ -43,11 +43,6 @@ POOL = "p0"
 # A loaded two-core machine takes a while to import everything and to load the small model.
 START_TIMEOUT_S = 60.0
 
-_SERVE = (
-    "import sys; from pathlib import Path; from orchestratord.app import serve; "
-    "sys.exit(serve(Path(sys.argv[1])))"
-)
-
 
 def external_pool(*urls: str, pool_id: str = POOL, **overrides: Any) -> dict[str, Any]:
     """A pool of engines at `urls`, replicas `r0`, `r1` and so on."""
@@ -142,7 +137,7 @@ class ServiceProcess:
         environment = os.environ | {name: key for name, (*_, key) in _KEYS.items()}
         with self.log_path.open("ab") as log:
             self._process = subprocess.Popen(
-                [sys.executable, "-c", _SERVE, str(self.config_path)],
+                [sys.executable, "-m", "orch_cli.main", "serve", "--config", str(self.config_path)],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=log,
