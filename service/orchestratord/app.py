@@ -217,7 +217,9 @@ class Orchestrator:
         return str(states.get(replica_id, "Unloaded"))
 
     def ready(self) -> tuple[bool, str]:
-        """Whether some pool takes work; else what is missing."""
+        """Whether some pool takes work and promises can be kept; else what is missing."""
+        if self.journal.failing:
+            return False, "the journal cannot be written"
         if any(True for _ in self.replicas.ready()):
             return True, ""
         states = ", ".join(f"{p}: {self.pool_host.health(p).state}" for p in self.replicas.pools)

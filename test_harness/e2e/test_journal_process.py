@@ -52,9 +52,11 @@ async def main():
         await journal.append(b"x" * 1_000_000)
     except JournalError as error:
         failure = str(error)
+    assert journal.failing
     await journal.append(b"small enough")
     resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))
     await journal.append(b"after")
+    assert not journal.failing
     failed = journal.stats().failed_commits
     await journal.close()
     journal = SqliteJournal(path)

@@ -38,6 +38,11 @@ class MemoryJournal:
         self._held = False
         self._failure: str | None = None
 
+    @property
+    def failing(self) -> bool:
+        """Told to fail."""
+        return self._failure is not None
+
     def append(self, record: bytes, *, urgent: bool = True) -> asyncio.Future[int]:
         """Queue a record; the future gives its row (ports.journal). Raises `JournalError` after
         `close` or `crash`."""

@@ -120,6 +120,7 @@ class SqliteJournal:
         self._writer: threading.Thread | None = None
         # The connection is used by the replaying thread and the writer, never at once.
         self._database_lock = threading.Lock()
+        self.failing = False  # since the last commit
         self._commits = 0
         self._committed_records = 0
         self._failed_commits = 0
@@ -278,12 +279,14 @@ class SqliteJournal:
         self._turn.set()
         if group.error is None:
             self._commits += 1
+            self.failing = False
             self._committed_records += len(group.records)
             self._last_commit_ms = group.commit_ms
             if self._on_commit is not None and group.records:
                 self._on_commit(group.commit_ms)
         else:
             self._failed_commits += 1
+            self.failing = True
             if not self._closing:  # after a close the next replay finds them again
                 self._forgotten = group.forgotten + self._forgotten
         for durable in group.futures:

@@ -17,6 +17,11 @@ class JournalError(Exception):
 
 
 class Journal(Protocol):
+    @property
+    def failing(self) -> bool:
+        """The last commit failed: admissions would fail too."""
+        ...
+
     def append(self, record: bytes, *, urgent: bool = True) -> asyncio.Future[int]:
         """Queue a record; the future gives its row once it is durable, or raises `JournalError`.
 

@@ -84,12 +84,16 @@ class TaskEnded(_Record, frozen=True, tag="ended"):
     determinism: DeterminismRecord | None = None
 
 
+class Probe(_Record, frozen=True, tag="probe"):
+    """Means nothing: whether the journal can be written again."""
+
+
 class SessionForgotten(_Record, frozen=True, tag="session-forgotten"):
     tenant: str
     session_id: str
 
 
-Record = TaskAdmitted | TaskStarted | TaskEnded | SessionForgotten
+Record = TaskAdmitted | TaskStarted | TaskEnded | SessionForgotten | Probe
 
 _encoder = msgspec.msgpack.Encoder()
 _decoder: msgspec.msgpack.Decoder[Record] = msgspec.msgpack.Decoder(Record)

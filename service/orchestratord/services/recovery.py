@@ -137,6 +137,8 @@ class RecoveryService:
                 ended[key] = record
                 self._use(key, row)
                 self._charge(key, record, sessions)
+            case records.Probe():
+                pass
             case records.SessionForgotten():
                 sessions.pop(f"{record.tenant}/{record.session_id}", None)
                 until_ms = self._scheduling.clock_ms() + self._session_ttl_ms

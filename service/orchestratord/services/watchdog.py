@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 
 from orchestrator_core.errors import Code, Reason, Refusal
 from orchestrator_core.events import Tick
 from orchestratord.ports.journal import Journal
+from orchestratord.services import records
 from orchestratord.services.dispatch import Attempt, Dispatcher
 from orchestratord.services.jobs import JobTable
 from orchestratord.services.scheduling import SchedulingService
@@ -54,9 +56,20 @@ class Watchdog:
                 )
         self._scheduling.step(Tick())
         self._dispatcher.termination.write_again()
+        if self._journal.failing:
+            self._probe()
         free = self._jobs.expire(now_ms)
         if free:
             self._journal.forget(free)
+
+    def _probe(self) -> None:
+        """Nobody may be writing while the service is not Ready: find out when it can again."""
+
+        def forget(done: asyncio.Future[int]) -> None:
+            if not done.cancelled() and done.exception() is None:
+                self._journal.forget([done.result()])
+
+        self._journal.append(records.encode(records.Probe())).add_done_callback(forget)
 
     def _overdue(self, attempt: Attempt, now_s: float, now_ms: int) -> str | None:
         traits = self._dispatcher.replicas.pools[attempt.job.pool_id]

@@ -143,3 +143,19 @@ def test_a_task_that_ends_in_time_hears_nothing_of_it() -> None:
         assert client.terminal.event == "end"
 
     run_world(scenario, SETUP)
+
+
+@pytest.mark.req("ORCH-3203")
+def test_a_journal_that_failed_is_tried_until_it_takes_records_again() -> None:
+    async def scenario(world: ServiceWorld) -> None:
+        world.life.journal.fail("disk full")
+        await world.advance(2.0)
+        assert world.life.journal.failing
+
+        world.life.journal.fail(None)
+        await world.advance(2.0)
+
+        assert not world.life.journal.failing
+        assert world.disk.rows == {}
+
+    run_world(scenario, SETUP)
