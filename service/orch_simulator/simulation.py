@@ -136,14 +136,20 @@ class Simulation:
         self._all_arrived = False
 
     def run(self) -> Outcome:
-        """Simulate until the last task has ended. A simulation runs once."""
+        """Simulate until the last task has ended. A simulation runs once.
+
+        Raises whatever reading the arrivals raises.
+        """
         for pool in self._pools.values():
             self._step(events.PoolAdded(pool.spec))
             for replica in _replicas(pool):
                 self._step(events.ReplicaReady(replica))
         self._environment.process(self._submit_all())
         self._environment.process(self._tick_until_done())
-        self._environment.run()
+        try:
+            self._environment.run()
+        except OSError as copy:  # SimPy raises a copy, and only the original names the file
+            raise copy.__cause__ or copy from None
         if self._tasks:
             raise InvariantViolation(f"{len(self._tasks)} tasks never ended")
         return self._ledger.outcome(
