@@ -144,6 +144,11 @@ class Scheduler(queries.Queries):
         effects.extend(map(SessionExpired, gone))
         session.turns += 1
         live = self._enter(task, pool, session, place.reservation)
+        if place.at_once and not pool.queue:
+            # Nobody to be fair to: an empty queue holds nothing against those it let pass.
+            dispatch = self._start(live, now_ms)
+            effects += (self._promise(live, now_ms), dispatch)
+            return
         pool.queue.push(task, live.sequence)
         if not place.at_once:
             effects.append(self._promise(live, now_ms))
@@ -190,13 +195,18 @@ class Scheduler(queries.Queries):
                 self._end(live, _past_deadline(live, now_ms), effects)
                 continue
             pool.queue.pop()
-            preferred = None if task.kv_hint == "cold" else live.session.preferred()
-            replica = pick(pool.serving(), None, preferred, wish=pool.wish(task))
-            if replica is None:
-                raise InvariantViolation(f"pool {pool.spec.id} counts a free slot that nobody has")
-            pool.count_active(task.tenant, +1)
-            pool.begin(live, replica, now_ms)
-            effects.append(Dispatch(task.key, pool.spec.id, replica.spec.id, live.attempt))
+            effects.append(self._start(live, now_ms))
+
+    def _start(self, live: LiveTask, now_ms: int) -> Dispatch:
+        """Give a task that waits no more one of the free slots of its pool."""
+        pool, task = live.pool, live.task
+        preferred = None if task.kv_hint == "cold" else live.session.preferred()
+        replica = pick(pool.serving(), None, preferred, wish=pool.wish(task))
+        if replica is None:
+            raise InvariantViolation(f"pool {pool.spec.id} counts a free slot that nobody has")
+        pool.count_active(task.tenant, +1)
+        pool.begin(live, replica, now_ms)
+        return Dispatch(task.key, pool.spec.id, replica.spec.id, live.attempt)
 
     def _finish(self, event: Finished, now_ms: int, effects: list[Effect]) -> None:
         if (live := self._running(event.task_key)) is None:

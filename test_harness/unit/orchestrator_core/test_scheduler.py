@@ -184,6 +184,19 @@ class TestMaxConcurrent:
         assert dispatched(passing) == ["y/other"]
         assert dispatched(follows) == ["x/1"]
 
+    def test_what_passed_by_those_that_wait_is_charged_for_it(self) -> None:
+        scheduler = ready_scheduler(self.SPEC, [make_replica(slots=2)])
+        for i in range(3):
+            submit(scheduler, str(i), tenant="x")
+        submit(scheduler, "dear", tenant="y", cost_tokens=5000)
+        submit(scheduler, "next", tenant="y")
+
+        first = scheduler.step(finished("x/0"), T0_MS)
+        second = scheduler.step(finished("x/1"), T0_MS)
+
+        assert dispatched(first) == ["x/1"]
+        assert dispatched(second) == ["x/2"]
+
     def test_a_reload_that_raises_it_lets_them_go(self) -> None:
         scheduler = ready_scheduler(self.SPEC, [make_replica(slots=3)])
         for i in range(3):
