@@ -2,30 +2,34 @@
 proved.
 
 Off every request's path; loaded by the pytest configuration. A test that proves a requirement only
-in part says so: ``@pytest.mark.req("ORCH-3004", partial="what is missing")``.
+in part says so: ``@pytest.mark.req("ORCH-3004", partial="what is missing")``. A scenario has its
+ids as tags, ``@ORCH-3004``, and is recorded under its feature file and name.
 
     pytest --evidence-out FILE                    write {requirement id: {test: passed | failed}}
     pytest --evidence-out FILE --evidence-merge   add to what FILE holds already (a failure stays a
     failure)
 
 Invariant: nothing runs while a marker names an unknown or withdrawn id; a test counts as passed
-only when set-up, body and tear-down of each of its parameters passed, and a skipped one proves
-nothing. An interrupted run writes nothing.
+only when set-up, body and tear-down of each of its parameters (or examples) passed, and a skipped
+one proves nothing. An interrupted run writes nothing.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from pytest_bdd.scenario import scenario_wrapper_template_registry
 
 from orch_tools.evidence import Evidence, merge, read_evidence, write_evidence
+from orch_tools.features import place_of, requirement_of
 from orch_tools.requirements import Catalog, RequirementErrors, load_catalog
 
-# Under this name an item's ids travel in its report, which also survives the way from a worker
-# process.
+# Under these names an item's ids and its place in the evidence travel in its report, which also
+# survives the way from a worker process.
 _PROPERTY = "req"
+_PLACE = "req-place"
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -51,6 +55,18 @@ def pytest_configure(config: pytest.Config) -> None:
         raise pytest.UsageError("--evidence-merge needs --evidence-out FILE")
 
 
+@pytest.hookimpl(tryfirst=True, optionalhook=True)
+def pytest_bdd_apply_tag(tag: str, function: Callable[..., object]) -> bool | None:
+    """A tag that is a requirement id becomes a req marker; others are left to pytest-bdd, which
+    makes them markers, and an unknown marker is an error.
+    """
+    named = requirement_of(tag)
+    if named is None:
+        return None
+    pytest.mark.req(named)(function)
+    return True
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Check every req marker, before anything is deselected, and attach its ids to the item.
@@ -65,8 +81,10 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         raise pytest.UsageError(str(error)) from error
     problems: set[str] = set()
     for item in items:
+        place = _place_of(item, config.rootpath)
+        item.user_properties.append((_PLACE, place))
         for marker in item.iter_markers("req"):
-            problems.update(f"{_test_of(item.nodeid)}: {p}" for p in _problems(marker, catalog))
+            problems.update(f"{place}: {p}" for p in _problems(marker, catalog))
             item.user_properties.extend((_PROPERTY, named) for named in marker.args)
     if problems:
         raise pytest.UsageError("\n".join(sorted(problems)))
@@ -88,7 +106,7 @@ class EvidenceRecorder:
         named = {str(value) for key, value in report.user_properties if key == _PROPERTY}
         if not named:
             return
-        test = _test_of(report.nodeid)
+        test = next(str(value) for key, value in report.user_properties if key == _PLACE)
         self._ids.setdefault(test, set()).update(named)
         if report.failed:
             self._failed.add(test)
@@ -128,6 +146,11 @@ def _problems(marker: pytest.Mark, catalog: Catalog) -> Iterator[str]:
             yield why
 
 
-def _test_of(node_id: str) -> str:
-    """The test function of a node: its id without the parameters."""
-    return node_id.partition("[")[0]
+def _place_of(item: pytest.Item, root: Path) -> str:
+    """A scenario's feature file and name; for any other test its id without the parameters."""
+    function = getattr(item, "function", None)
+    scenario = None if function is None else scenario_wrapper_template_registry.get(function)
+    if scenario is None:
+        return item.nodeid.partition("[")[0]
+    feature = Path(scenario.feature.filename)
+    return place_of(feature.relative_to(root).as_posix(), scenario.name)

@@ -2,7 +2,8 @@
 
 Off every request's path. One bullet is one requirement: ``- [ID] (MUST|SHOULD|MAY) text``, or, once
 it is given up, ``- [ID] (WITHDRAWN YYYY-MM-DD, see SUCCESSOR) text``. The generated files join each
-bullet with what names it: contract elements, tests, product modules (`orch_tools.traces`).
+bullet with what names it: contract elements, tests, product modules (`orch_tools.traces`) and
+scenarios (`orch_tools.features`).
 
 Invariant: an id means one thing for ever. A duplicate, an unknown id or the use of a withdrawn one
 is an error that names the file and the id; the same tree always gives the same bytes. Requirements:
@@ -19,6 +20,7 @@ from pathlib import Path
 
 import yaml
 
+from orch_tools.features import traces_of_features
 from orch_tools.open_list import OPEN_FILE, OpenListError, read_open, write_open
 from orch_tools.traces import ID, Trace, traces_of_code, traces_of_contracts, traces_of_tests
 
@@ -162,7 +164,7 @@ def checked_traces(root: Path, catalog: Catalog) -> list[Trace]:
     """
     traces: list[Trace] = []
     problems: list[str] = []
-    for scan in (traces_of_contracts, traces_of_tests, traces_of_code):
+    for scan in (traces_of_contracts, traces_of_tests, traces_of_features, traces_of_code):
         found, unreadable = scan(root)
         traces.extend(found)
         problems.extend(unreadable)

@@ -178,3 +178,117 @@ def test_the_spec_is_found_from_the_root_not_from_where_the_run_starts(
     assert json.loads((below / "out.json").read_text()) == {
         "ORCH-0001": {"sub/test_a.py::test_it": "passed"}
     }
+
+
+SCENARIOS = """
+    from pytest_bdd import given, parsers, scenarios
+
+    scenarios("features")
+
+    @given("all is well")
+    def all_is_well(): ...
+
+    @given(parsers.parse("{n:d} is below 2"))
+    def below(n):
+        assert n < 2
+"""
+FEATURE = "test_harness/bdd/features/a.feature"
+
+
+def run_scenarios(
+    pytester: pytest.Pytester, feature: str, steps: str = SCENARIOS, *options: str
+) -> pytest.RunResult:
+    files = SPEC | {FEATURE: feature, "test_harness/bdd/test_features.py": steps}
+    write_tree(pytester.path, files)
+    loaded = ("-p", "pytest_bdd.plugin", "-p", "harness_kit.req_plugin", "--strict-markers")
+    return pytester.runpytest_inprocess(*loaded, "-W", "error", *options)
+
+
+def test_tags_are_markers_and_scenarios_are_recorded_by_file_and_name(
+    pytester: pytest.Pytester,
+) -> None:
+    feature = """
+        @ORCH-0001
+        Feature: Tags
+          @ORCH-0002
+          Scenario: It is [well]
+            Given all is well
+
+          Scenario Outline: Few enough
+            Given <n> is below 2
+
+            Examples:
+              | n |
+              | 1 |
+              | 2 |
+    """
+
+    result = run_scenarios(pytester, feature, SCENARIOS, "--evidence-out", "out.json")
+
+    result.assert_outcomes(passed=2, failed=1)
+    assert evidence(pytester) == {
+        "ORCH-0001": {f"{FEATURE}::Few enough": "failed", f"{FEATURE}::It is [well]": "passed"},
+        "ORCH-0002": {f"{FEATURE}::It is [well]": "passed"},
+    }
+
+
+@pytest.mark.parametrize(
+    ("tag", "message"),
+    [
+        ("@ORCH-0009", f"*{FEATURE}::It is so: unknown requirement id ORCH-0009"),
+        ("@ORCH-0003", f"*{FEATURE}::It is so: *withdrawn on 2026-11-23, use ORCH-0001"),
+        ("@ORCH-1", "*'ORCH-1' not found in `markers` configuration option*"),
+    ],
+)
+def test_a_bad_tag_stops_the_run_before_any_scenario(
+    pytester: pytest.Pytester, tag: str, message: str
+) -> None:
+    feature = f"""
+        Feature: Tags
+          {tag}
+          Scenario: It is so
+            Given all is well
+    """
+
+    result = run_scenarios(pytester, feature)
+
+    assert result.ret in (pytest.ExitCode.USAGE_ERROR, pytest.ExitCode.INTERRUPTED)
+    lines = result.stderr if result.ret is pytest.ExitCode.USAGE_ERROR else result.stdout
+    lines.fnmatch_lines([message])
+    assert not result.parseoutcomes().get("passed")
+
+
+def test_a_step_that_nobody_defined_fails(pytester: pytest.Pytester) -> None:
+    feature = """
+        Feature: Steps
+          Scenario: It is so
+            Given all is well
+            Then the moon is full
+    """
+
+    result = run_scenarios(pytester, feature)
+
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines(['*StepDefinitionNotFoundError: *Then "the moon is full"*'])
+
+
+def test_a_step_that_nobody_awaits_fails(pytester: pytest.Pytester) -> None:
+    feature = """
+        Feature: Steps
+          Scenario: It is so
+            Given it comes later
+    """
+    steps = """
+        from pytest_bdd import given, scenarios
+
+        scenarios("features")
+
+        @given("it comes later")
+        async def later():
+            assert False
+    """
+
+    result = run_scenarios(pytester, feature, steps)
+
+    assert result.ret == pytest.ExitCode.TESTS_FAILED
+    result.stdout.fnmatch_lines(["*coroutine 'later' was never awaited*"])
