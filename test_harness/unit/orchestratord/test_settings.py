@@ -8,7 +8,7 @@ import pytest
 from orch_config import Config
 from orchestrator_core.limits import Limits
 from orchestrator_core.pool import FullPolicy, PriorityPolicy, TenantPolicy
-from orchestrator_core.task import Priority
+from orchestrator_core.task import Determinism, Priority
 from orchestratord import settings
 from orchestratord.api.keys import hash_key
 from pool_managerd.settings import ExternalReplica, LaunchSettings
@@ -161,3 +161,26 @@ class TestKeys:
 
     def test_without_authentication_there_is_no_ring(self) -> None:
         assert settings.key_ring(config(auth={"enabled": False})) is None
+
+
+@pytest.mark.req("ORCH-3205", "ORCH-3008", partial="the settings")
+@pytest.mark.parametrize(
+    ("pool", "reusing"),
+    [
+        ({}, {Determinism.BEST_EFFORT}),
+        ({"deterministic_prefix_cache": True}, {Determinism.BEST_EFFORT, Determinism.STRICT}),
+        ({"deterministic_prefix_cache": True, "placement": {"prefix_reuse": False}}, set()),
+    ],
+    ids=["default", "deterministic", "off"],
+)
+def test_strict_tasks_are_placed_by_prefix_only_where_a_warm_one_changes_no_byte(
+    pool: dict[str, Any], reusing: set[Determinism]
+) -> None:
+    assert traits_of(**pool).spec.prefix_reuse == reusing
+
+
+@pytest.mark.req("ORCH-3008", partial="the settings")
+def test_anti_affinity_keeps_the_order_of_its_labels_and_is_off_by_default() -> None:
+    assert traits_of().spec.anti_affinity == ()
+    named = traits_of(placement={"anti_affinity": ["zone", "node"]})
+    assert named.spec.anti_affinity == ("zone", "node")
