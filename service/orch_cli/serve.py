@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 from pathlib import Path
 from typing import Annotated
 
@@ -51,12 +50,19 @@ def run(
         raise CliError(f"cannot start: {error}", hint=hint) from None
     except JournalError as error:
         raise CliError(f"cannot start: {error}", exit_code=ExitCode.TASK_FAILED) from None
+    except service.CannotListen as error:
+        given = {"server.host": host, "server.port": port}.get(error.key)
+        key = error.key if given is None else error.key.replace("server.", "--")
+        hint = (
+            "an address of this machine, such as 127.0.0.1; 0.0.0.0 is all of them"
+            if error.key == "server.host"
+            else "something else listens there, or it takes more rights; `--port 0` is a free one"
+        )
+        message = f"cannot listen: {key} = {error.value}: {error.cause}"
+        raise CliError(message, hint=hint) from None
     except OSError as error:
         what = f"{error.filename}: {error.strerror}" if error.filename else str(error.strerror)
-        hint = "see server.host and server.port; `--port 0` takes a free port"
-        is_address = error.errno in {errno.EADDRINUSE, errno.EADDRNOTAVAIL, errno.EACCES}
-        takes_hint = is_address and not error.filename
-        raise CliError(f"cannot start: {what}", hint=hint if takes_hint else None) from None
+        raise CliError(f"cannot start: {what}") from None
     raise typer.Exit(status)
 
 

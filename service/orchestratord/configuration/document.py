@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import yaml
+from yaml.composer import ComposerError
 
 from .problems import ConfigError, Path, Problem, key_of
 
@@ -33,10 +34,27 @@ class Document:
         return None
 
 
+# The deepest place of the schema is nine levels down. Everything that walks a document recurses, so
+# that a deeper one would end in RecursionError.
+_DEPTH_MAX = 50
+
+
 class _CoreSchemaLoader(yaml.SafeLoader):
     """SafeLoader with the scalars of YAML 1.2's core schema (yaml.org/spec/1.2.2, 10.3.2)."""
 
     yaml_implicit_resolvers: dict[Any, Any] = {}  # noqa: RUF012 - the registry PyYAML expects here
+    _depth = 0
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        """Compose one node. Raises `ComposerError` where nodes are nested too deeply."""
+        self._depth += 1
+        if self._depth > _DEPTH_MAX:
+            rule = f"nested more than {_DEPTH_MAX} levels deep"
+            raise ComposerError(None, None, rule, parent.start_mark if parent else None)
+        try:
+            return super().compose_node(parent, index)
+        finally:
+            self._depth -= 1
 
 
 for _tag, _pattern, _first in (

@@ -20,6 +20,7 @@ import orch_config
 
 from .cross_checks import check_values
 from .document import parse_document
+from .host_checks import Host
 from .problems import ConfigError, Problem
 from .schema_rules import check_schema
 
@@ -42,11 +43,14 @@ def config_schema() -> dict[str, Any]:
     return schema
 
 
-def load_config(path: Path, *, environ: Mapping[str, str] | None = None) -> LoadedConfig:
+def load_config(
+    path: Path, *, environ: Mapping[str, str] | None = None, host: Host | None = None
+) -> LoadedConfig:
     """Read and prove the configuration in `path`.
 
     Args:
         environ: where `key_env` names are looked up; None means this process's environment.
+        host: the machine that shall run it; None leaves its adapters and model files unasked.
     Raises:
         ConfigError: the file cannot be read, or any finding; all findings of a stage at once.
     """
@@ -64,11 +68,15 @@ def load_config(path: Path, *, environ: Mapping[str, str] | None = None) -> Load
     except UnicodeDecodeError as error:
         line = raw.count(b"\n", 0, error.start) + 1
         raise ConfigError([Problem("(file)", "", "is not UTF-8 text", line)], source) from None
-    return parse_config(text, source, environ=environ)
+    return parse_config(text, source, environ=environ, host=host)
 
 
 def parse_config(
-    text: str, source: str = "configuration", *, environ: Mapping[str, str] | None = None
+    text: str,
+    source: str = "configuration",
+    *,
+    environ: Mapping[str, str] | None = None,
+    host: Host | None = None,
 ) -> LoadedConfig:
     """Prove configuration text; see `load_config`. Raises `ConfigError`."""
     document = parse_document(text, source)
@@ -78,7 +86,8 @@ def parse_config(
     data, problems, ignored = check_schema(document, config_schema(), compat=compat)
     if problems:
         raise ConfigError(problems, source)
-    problems, advice = check_values(data, document, os.environ if environ is None else environ)
+    variables = os.environ if environ is None else environ
+    problems, advice = check_values(data, document, variables, host)
     if problems:
         raise ConfigError(problems, source)
     try:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import socket
 import stat
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from orch_cli.main import app
 from orch_cli.profiles import choose
 from orchestratord.api.keys import verify
 from orchestratord.configuration import ConfigError, Problem
+from orchestratord.installation import InstalledAdapters, this_host
 from orchestratord.ports.coordinator import LeaseHeld
 
 GOOD = """\
@@ -143,7 +145,7 @@ def test_serve_passes_its_options_on_and_returns_the_status(
             ConfigError([Problem("a.b", "1", "must be 2", 7)], "c.yaml"),
             "line 7: a.b = 1: must be 2",
         ),
-        (OSError(98, "Address already in use"), "`--port 0` takes a free port"),
+        (OSError(28, "No space left on device"), "cannot start: No space left on device"),
         (PermissionError(13, "Permission denied", "state"), "state: Permission denied"),
         (LeaseHeld("state-dir is held by pid 7"), "another service runs on this server.state_dir"),
     ],
@@ -160,6 +162,100 @@ def test_serve_tells_why_it_cannot_start(
     assert result.exit_code == 2
     assert words in result.stderr
     assert "Traceback" not in result.output
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "arguments", "words"),
+    [
+        ("server.port", 8080, [], "server.port = 8080: taken"),
+        ("server.port", 81, ["--port", "81"], "--port = 81: taken"),
+        ("server.control_port", 81, ["--port", "8"], "server.control_port = 81: taken"),
+        ("server.host", "10.1.1.1", [], "server.host = 10.1.1.1: taken"),
+        ("server.host", "h", ["--host", "h"], "--host = h: taken"),
+    ],
+)
+def test_serve_names_the_setting_that_it_cannot_listen_on(
+    file: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    key: str,
+    value: str | int,
+    arguments: list[str],
+    words: str,
+) -> None:
+    def serve(*_arguments: object) -> int:
+        raise orchestratord.app.CannotListen(key, value, "taken")
+
+    monkeypatch.setattr(orchestratord.app, "serve", serve)
+    result = run("serve", "--config", str(file), *arguments)
+
+    assert result.exit_code == 2
+    assert f"cannot listen: {words}" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("host", "cause"),
+    [
+        ("203.0.113.7", "Cannot assign requested address"),
+        ("é" * 70, "is not the name or address of a host"),
+    ],
+    ids=["address", "name"],
+)
+def test_a_host_that_is_not_of_this_machine_is_told_as_the_host(host: str, cause: str) -> None:
+    with pytest.raises(orchestratord.app.CannotListen) as caught:
+        orchestratord.app._listen(host, 0, "server.port")
+
+    assert (caught.value.key, caught.value.value) == ("server.host", host)
+    assert caught.value.cause == cause
+
+
+def test_a_taken_port_is_told_as_the_port() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+
+        with pytest.raises(orchestratord.app.CannotListen) as caught:
+            orchestratord.app._listen("127.0.0.1", port, "server.control_port")
+
+    assert (caught.value.key, caught.value.value) == ("server.control_port", port)
+
+
+def test_the_adapters_that_are_there_are_told_and_not_only_the_configured_ones() -> None:
+    adapters = InstalledAdapters()
+
+    assert "llamacpp" in this_host().engines
+    assert set(adapters) == this_host().engines
+    assert "mock" not in adapters  # no configuration can name it
+    assert adapters.get("triton-of-tomorrow") is None
+    assert callable(adapters["llamacpp"].connect)
+
+
+@pytest.mark.parametrize(
+    ("model", "problem"),
+    [
+        (
+            "builtin:smollm3",
+            "there is no model 'builtin:smollm3': use builtin:smollm2 or file:PATH",
+        ),
+        ("file:/nowhere/at/all.gguf", "model file /nowhere/at/all.gguf does not exist"),
+        ("repo:org/name", None),
+    ],
+)
+def test_a_model_that_can_never_load_here_is_told_before_the_start(
+    model: str, problem: str | None
+) -> None:
+    assert this_host().model_problem(model) == problem
+
+
+def test_validate_looks_at_this_machine_unless_told_not_to(file: Path) -> None:
+    text = GOOD.replace("builtin:smollm2", "file:/nowhere").replace("llamacpp", "triton")
+    file.write_text(text, "utf-8")
+
+    here = run("config", "validate", str(file), ACME_KEY="k" * 16)
+    away = run("config", "validate", str(file), "--no-env")
+
+    assert here.exit_code == 2
+    assert 'line 3: pools[0].model = "file:/nowhere": model file' in here.stderr
+    assert away.exit_code == 0
+    assert "warning" not in away.stderr
 
 
 PROFILES = """\

@@ -9,6 +9,7 @@ import pytest
 from orchestratord.api.keys import hash_key
 from orchestratord.configuration import (
     ConfigError,
+    Host,
     LoadedConfig,
     effective_quotas,
     load_config,
@@ -33,7 +34,7 @@ auth:
   keys:
     - { id: dev, tenant: acme, roles: [data, control, metrics], key_env: ACME_KEY }
 """
-ENVIRONMENT = {"ACME_KEY": "sesame-open"}
+ENVIRONMENT = {"ACME_KEY": "sesame-open-sesame"}
 
 
 def accept(text: str, environ: dict[str, str] | None = None) -> LoadedConfig:
@@ -129,6 +130,10 @@ def test_a_small_configuration_gets_the_documented_defaults() -> None:
         (
             KEYS + POOL + "    admission: { priorities: [ { name: batch }, { name: batch } ] }\n",
             ("pools[0].admission.priorities[1].name", '"batch"', "already used", 11),
+        ),
+        (
+            KEYS + POOL.replace("id: r0", "id: p0-1") + "    launch: { count: 2 }\n",
+            ("pools[0].replicas[0].id", '"p0-1"', "an engine that pools[0].launch starts", 10),
         ),
         (
             "server: { control_port: 8080 }\n" + KEYS + POOL,
@@ -227,6 +232,8 @@ def test_scalars_mean_what_yaml_1_2_says(scalar: str, value: Any) -> None:
         ("a: !!python/object:os.system x\n", "not valid YAML"),
         ("a: &x [*x]\n", "contain itself"),
         ("1: a\n", "plain text"),
+        ("[" * 5000, "nested more than 50 levels deep"),
+        ("a: " + "{a: " * 60 + "1" + "}" * 60, "nested more than 50 levels deep"),
     ],
 )
 def test_what_is_no_configuration_document_is_refused(text: str, rule: str) -> None:
@@ -310,6 +317,99 @@ def test_what_may_surprise_is_a_warning_and_no_refusal(text: str, part: str) -> 
 
     assert len(warnings) == 1
     assert part in warnings[0]
+
+
+@pytest.mark.req("OC-CLI-8003")
+@pytest.mark.parametrize(
+    ("text", "part"),
+    [
+        ("catalog: { trust_policy: {} }\n", "catalog.trust_policy = {}: models are not verified"),
+        (
+            "catalog: { trust_policy: { mode: permissive, require_signature: true } }\n",
+            "models are not verified yet",
+        ),
+        ("catalog: { store: { quota_bytes: 1 } }\n", "catalog.store = {…}: there is no model"),
+        ("cluster: { url: nats://h:4222 }\n", 'cluster.url = "nats://h:4222": not connected yet'),
+        ("policy: { plugins: [a.wasm] }\n", "policy.plugins = […]: policy plugins are not loaded"),
+    ],
+)
+def test_what_this_version_does_not_do_yet_is_said_loudly(text: str, part: str) -> None:
+    (warning,) = accept(text + KEYS + POOL).warnings
+
+    assert warning.startswith("line 1: ")
+    assert part in warning
+
+
+@pytest.mark.req("OC-CLI-8003")
+def test_hard_preemption_is_said_to_be_missing_and_the_other_modes_are_not() -> None:
+    (warning,) = accept(KEYS + POOL + "    preemption: { mode: hard }\n").warnings
+
+    assert "pools[0].preemption.mode" in warning
+    assert "never interrupted" in warning
+    assert accept(KEYS + POOL + "    preemption: { mode: soft }\n").warnings == ()
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "catalog: { trust_policy: { mode: permissive } }\n",
+        "catalog: {}\ncluster: {}\npolicy: { plugins: [] }\n",
+        "catalog: null\ncluster: { url: null }\n",
+    ],
+)
+def test_what_asks_for_nothing_is_no_warning(text: str) -> None:
+    assert accept(text + KEYS + POOL).warnings == ()
+
+
+def test_a_key_that_can_be_guessed_is_warned_of_and_never_shown() -> None:
+    (warning,) = accept(KEYS + POOL, environ={"ACME_KEY": "fifteen-letters"}).warnings
+
+    assert 'auth.keys[0].key_env = "ACME_KEY": the key in it has fewer than 16' in warning
+    assert "fifteen-letters" not in warning
+    assert accept(KEYS + POOL, environ={"ACME_KEY": "sixteen--letters"}).warnings == ()
+
+
+def no_such_file(model: str) -> str | None:
+    return f"model file {model} does not exist" if "missing" in model else None
+
+
+HERE = Host(frozenset({"llamacpp"}), no_such_file)
+
+
+def test_an_engine_without_an_adapter_is_warned_of_with_those_that_are_there() -> None:
+    text = KEYS + POOL.replace("llamacpp", "vllm")
+
+    (warning,) = parse_config(text, environ=ENVIRONMENT, host=HERE).warnings
+
+    assert 'pools[0].engine = "vllm": no adapter for it is installed' in warning
+    assert "there are: llamacpp" in warning
+    assert parse_config(text, environ=ENVIRONMENT).warnings == ()
+
+
+@pytest.mark.parametrize(
+    ("launch", "is_refused"),
+    [
+        ("launch: {}", True),
+        ('launch: { command: [serve, "--model={model}"] }', True),
+        ('launch: { command: [serve], args: ["{model}"] }', True),
+        ("launch: { command: [serve] }", False),
+        ('replicas: [ { id: r, url: "http://127.0.0.1:1" } ]', False),
+    ],
+)
+def test_a_model_that_an_engine_of_ours_would_open_must_be_here(
+    launch: str, is_refused: bool
+) -> None:
+    head = POOL[: POOL.index("    replicas")].replace("builtin:smollm2", "file:/missing")
+    text = f"{KEYS}{head}    devices: [0]\n    {launch}\n"
+
+    if not is_refused:
+        assert parse_config(text, environ=ENVIRONMENT, host=HERE).warnings == ()
+        return
+    with pytest.raises(ConfigError) as caught:
+        parse_config(text, environ=ENVIRONMENT, host=HERE)
+    (problem,) = caught.value.problems
+    assert (problem.key, problem.value, problem.line) == ("pools[0].model", '"file:/missing"', 7)
+    assert problem.rule == "model file file:/missing does not exist"
 
 
 def test_a_launch_section_of_defaults_alone_is_a_launch() -> None:

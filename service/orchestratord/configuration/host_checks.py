@@ -1,0 +1,48 @@
+"""Whether this machine has what a configuration needs: engine adapters and model files.
+
+Asked by `serve` and by `config validate` on the machine itself; a file that is checked elsewhere
+is judged without it. Invariant: what could never become Ready here is told before the start, not
+by a pool that stays Unready (ORCH-3030, ORCH-3037).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from .findings import Findings, section
+
+
+@dataclass(frozen=True, slots=True)
+class Host:
+    """What the composition root knows of this machine.
+
+    `engines` are those with an installed adapter. `model_problem` returns why a model's file is
+    not there, or None where it is or where that cannot be said before the launch.
+    """
+
+    engines: frozenset[str]
+    model_problem: Callable[[str], str | None]
+
+
+def check_host(data: dict[str, Any], host: Host, findings: Findings) -> None:
+    """Compare the pools with what this machine has."""
+    for index, pool in enumerate(data.get("pools") or []):
+        if pool["engine"] not in host.engines:
+            known = ", ".join(sorted(host.engines)) or "none"
+            rule = f"no adapter for it is installed (there are: {known}); this pool stays Unready"
+            findings.warn(("pools", index, "engine"), pool["engine"], rule)
+        if _opens_model(pool):
+            problem = host.model_problem(pool["model"])
+            if problem is not None:
+                findings.reject(("pools", index, "model"), pool["model"], problem)
+
+
+def _opens_model(pool: dict[str, Any]) -> bool:
+    """Whether an engine of ours gets the model's file: a command of one's own may fetch its own."""
+    if pool.get("launch") is None:
+        return False
+    launch = section(pool, "launch")
+    words = [*(launch.get("command") or []), *(launch.get("args") or [])]
+    return launch.get("command") is None or any("{model}" in word for word in words)
