@@ -38,6 +38,7 @@ from orchestratord.services import records
 from orchestratord.services.admission import Draft, IdConflict, SamplingOverride
 from orchestratord.services.dispatch import MAX_ATTEMPTS
 from orchestratord.services.jobs import Promise
+from worker_adapters.adapter_api.types import Health
 from worker_adapters.mock.script import Misbehaviour, MockFault, MockScript, vector_of
 
 TOKEN_MS = 10
@@ -49,6 +50,24 @@ SCRIPT = MockScript(slots_total=1, token_delay_ms=TOKEN_MS)
 
 positions = st.integers(0, 99)
 engines = st.sampled_from(["r0", "r1"])
+workloads = st.sampled_from(
+    [{"workload": Workload.COMPLETION}] * 4
+    + [{"workload": Workload.EMBEDDING, "prompt": None, "inputs": ("one", "two")}]
+)
+bodies = st.builds(
+    lambda workload, body: {**workload, **body},
+    workloads,
+    st.fixed_dictionaries(
+        {
+            "determinism": st.sampled_from(Determinism),
+            "priority": st.sampled_from(Priority),
+            "tenant": st.sampled_from(["acme", "umbra"]),
+            "max_tokens": st.integers(1, 6),
+            "sampling": st.sampled_from([0.0, 0.8]).map(lambda t: SamplingOverride(temperature=t)),
+            "deadline_ms": st.sampled_from([LONG_MS, LONG_MS, SHORT_MS]),
+        }
+    ),
+)
 
 
 @dataclass
@@ -57,7 +76,7 @@ class Known:
 
     draft: Draft
     promise: Promise
-    admitted_s: float
+    asked_s: float
     clients: list[StreamClient] = field(default_factory=list)
     cancel_tokens: int | None = None  # once a cancel was acknowledged
     terminal: tuple[str, Any] | None = None
@@ -77,6 +96,7 @@ class ServiceMachine(RuleBasedStateMachine):
         self.policy = policy
         self.number = 0
         self.known: dict[str, Known] = {}
+        self.asked_s: dict[str, float] = {}
         self.bodies: list[tuple[int, dict[str, Any]]] = []
         self.asked: list[Submission] = []
         self.open_requests: list[tuple[Submission, bool]] = []  # and whether a 202 came before
@@ -122,53 +142,29 @@ class ServiceMachine(RuleBasedStateMachine):
 
     # --- requests ----------------------------------------------------------------------------
 
-    @rule(
-        determinism=st.sampled_from(Determinism),
-        priority=st.sampled_from(Priority),
-        workload=st.sampled_from([Workload.COMPLETION] * 4 + [Workload.EMBEDDING]),
-        tenant=st.sampled_from(["acme", "umbra"]),
-        max_tokens=st.integers(1, 6),
-        temperature=st.sampled_from([0.0, 0.8]),
-        deadline_ms=st.sampled_from([LONG_MS, LONG_MS, SHORT_MS]),
-        reading=st.booleans(),
-    )
-    def submit(
-        self,
-        determinism: Determinism,
-        priority: Priority,
-        workload: Workload,
-        tenant: str,
-        max_tokens: int,
-        temperature: float,
-        deadline_ms: int,
-        reading: bool,
-    ) -> None:
-        self.number += 1
-        body = {
-            "determinism": determinism,
-            "priority": priority,
-            "workload": workload,
-            "tenant": tenant,
-            "max_tokens": max_tokens,
-            "sampling": SamplingOverride(temperature=temperature),
-            "deadline_ms": deadline_ms,
-            "session_id": f"00000000-0000-4000-9000-{self.number % 3:012d}",
-            "prompt": None if workload is Workload.EMBEDDING else f"Hello {self.number}",
-            "inputs": ("one", "two") if workload is Workload.EMBEDDING else (),
-        }
-        self.bodies.append((self.number, body))
-        one = draft(self.number, **body)
-        self.run(self.ask(one))
+    @rule(bodies=st.lists(bodies, min_size=1, max_size=4), reading=st.booleans())
+    def submit(self, bodies: list[dict[str, Any]], reading: bool) -> None:
+        numbers = range(self.number, self.number + len(bodies))
+        self.number += len(bodies)
+        drafts = []
+        for number, body in zip(numbers, bodies, strict=True):
+            session_id = f"00000000-0000-4000-9000-{number % 3:012d}"
+            self.bodies.append((number, {**body, "session_id": session_id}))
+            drafts.append(draft(number, **self.bodies[-1][1]))
+        self.run(self.ask(*drafts))
         if reading:
             self.run(self.world.settle())
             self.answers_keep_their_word()
-            if one.key in self.known:
-                self.read(len(self.known) - 1)
+            for one in drafts:
+                if one.key in self.known:
+                    self.read(list(self.known).index(one.key))
 
-    async def ask(self, one: Draft) -> None:
-        submission = self.world.submit(one)
-        self.asked.append(submission)
-        self.open_requests.append((submission, one.key in self.known))
+    async def ask(self, *drafts: Draft) -> None:
+        for one in drafts:
+            self.asked_s.setdefault(one.key, self.world.now_s)
+            submission = self.world.submit(one)
+            self.asked.append(submission)
+            self.open_requests.append((submission, one.key in self.known))
 
     @precondition(lambda self: self.bodies)
     @rule(position=positions, same=st.booleans())
@@ -219,17 +215,25 @@ class ServiceMachine(RuleBasedStateMachine):
 
     # --- what goes wrong ---------------------------------------------------------------------
 
-    @rule(name=engines)
-    def kill(self, name: str) -> None:
+    def engines_by_state(self, *, alive: bool) -> list[str]:
+        """Those that work first: what happens to them matters most."""
+        engines = self.world.engines
+        names = [n for n, e in engines.items() if (e.health is Health.OK) is alive]
+        return sorted(names, key=lambda name: -engines[name].running_count)
+
+    @precondition(lambda self: self.known and self.engines_by_state(alive=True))
+    @rule()
+    def kill(self) -> None:
         async def kill() -> None:
-            self.world.kill(name)
+            self.world.kill(self.engines_by_state(alive=True)[0])
 
         self.run(kill())
 
-    @rule(name=engines)
-    def revive(self, name: str) -> None:
+    @precondition(lambda self: self.engines_by_state(alive=False))
+    @rule()
+    def revive(self) -> None:
         async def revive() -> None:
-            self.world.revive(name)
+            self.world.revive(self.engines_by_state(alive=False)[0])
 
         self.run(revive())
 
@@ -238,16 +242,23 @@ class ServiceMachine(RuleBasedStateMachine):
         self.faulty = self.faulty or kind in (Misbehaviour.SILENT, Misbehaviour.SLOW)
         self.world.engines[name].inject(MockFault(kind, after_tokens))
 
-    @rule(held=st.booleans())
-    def hold_or_resume_the_disk(self, held: bool) -> None:
-        self.held, self.ever_held = held, self.ever_held or held
+    @precondition(lambda self: self.known and not self.held)
+    @rule()
+    def hold_the_disk(self) -> None:
+        self.held = self.ever_held = True
+        self.world.life.journal.hold()
 
-        async def change() -> None:
-            journal = self.world.life.journal
-            journal.hold() if held else journal.resume()
+    @precondition(lambda self: self.held)
+    @rule()
+    def resume_the_disk(self) -> None:
+        self.held = False
 
-        self.run(change())
+        async def resume() -> None:
+            self.world.life.journal.resume()
 
+        self.run(resume())
+
+    @precondition(lambda self: self.asked)
     @rule(ready=st.booleans())
     def crash(self, ready: bool) -> None:
         before = self.waiting_on_disk()
@@ -291,7 +302,12 @@ class ServiceMachine(RuleBasedStateMachine):
 
         self.run(turn())
 
-    @rule(ms=st.sampled_from([0.001, 1, 10, 15, 25, 60, 250, 600, 1500]))
+    @precondition(lambda self: self.known)
+    @rule(ms=st.sampled_from([0.001, 1, 10, 15, 25, 60]))
+    def pass_a_moment(self, ms: float) -> None:
+        self.run(self.world.advance(ms / 1000))
+
+    @rule(ms=st.sampled_from([250, 600, 1500]))
     def pass_time(self, ms: float) -> None:
         self.run(self.world.advance(ms / 1000))
 
@@ -317,8 +333,8 @@ class ServiceMachine(RuleBasedStateMachine):
                 assert submission.promise is not None
                 assert submission.on_disk, "a 202 before the task was durable"
                 if known is None:
-                    admitted_s = self.world.now_s
-                    known = Known(submission.draft, submission.promise, admitted_s)
+                    asked_s = self.asked_s[key]
+                    known = Known(submission.draft, submission.promise, asked_s)
                     self.known[key] = known
                 assert known.draft.body_digest == digest, "two tasks under one id"
                 assert known.promise == submission.promise, "two promises for one task"
@@ -383,7 +399,7 @@ class ServiceMachine(RuleBasedStateMachine):
 
     def may_fail(self, known: Known, code: str) -> bool:
         """Whether this error has a cause in what happened to the task."""
-        past_s = self.world.now_s - known.admitted_s
+        past_s = self.world.now_s - known.asked_s
         match code:
             case "DEADLINE_UNMET" | "POOL_UNAVAILABLE":
                 return past_s * 1000 >= min(known.draft.deadline_ms, LONG_MS) - 1
