@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import uuid
 from collections.abc import Iterator
 
@@ -379,17 +380,25 @@ def test_a_stream_echoes_its_own_request_s_correlation_id(probe: HttpProbe) -> N
 
 @pytest.mark.req("ORCH-2006")
 @pytest.mark.parametrize(
-    "nonsense",
-    [b"NONSENSE\r\n\r\n", b"GET / HTTP/1.1\r\nContent-Length: x\r\n\r\n", b"\x16\x03\x01\x02\x00"],
-    ids=["no request line", "bad length", "a TLS hello"],
+    ("nonsense", "statuses"),
+    [
+        (b"NONSENSE / HTTP/1.1\r\n\r\n", {405}),
+        (b"GET / HTTP/1.1\r\nContent-Length: x\r\n\r\n", {400}),
+        (b"GET / HTTP/1.1\r\nno colon\r\n\r\n", {400}),
+        (b"\x16\x03\x01\x02\x00", {400, 405}),
+    ],
+    ids=["unknown method", "bad length", "bad header", "a TLS hello"],
 )
 def test_what_is_not_http_is_answered_with_the_envelope(
-    service: ServiceProcess, nonsense: bytes
+    service: ServiceProcess, nonsense: bytes, statuses: set[int]
 ) -> None:
     with service.probe() as client:
         client.send_raw(nonsense)
         status, headers = client.read_head()
+        body = client.take(int(headers["content-length"]))
 
-    assert status == 400
+    assert status in statuses
     assert headers["content-type"] == "application/json"
     assert headers["connection"] == "close"
+    assert headers["x-correlation-id"]
+    assert json.loads(body)["code"] == "INVALID_PARAMS"

@@ -421,7 +421,7 @@ def test_a_chunked_body_is_taken_and_bounded_as_well(probe: HttpProbe) -> None:
         framed = b"".join(b"%x\r\n%b\r\n" % (len(piece), piece) for piece in pieces)
         probe.send_raw(head.encode() + framed + b"0\r\n\r\n")
         status, headers = probe.read_head()
-        probe._take(int(headers["content-length"]))
+        probe.take(int(headers["content-length"]))
         return status
 
     small = chunked(json.dumps(task(MODEL)).encode())

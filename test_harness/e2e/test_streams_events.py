@@ -158,7 +158,7 @@ def test_requests_may_be_pipelined_behind_a_stream(probe: HttpProbe, engine: Gat
     assert body.count(b"event: end\n") == 1
     assert next_status == 200
     assert headers["content-type"] == "application/json"
-    assert probe._take(int(headers["content-length"])) == b'{"live":true}'
+    assert probe.take(int(headers["content-length"])) == b'{"live":true}'
 
 
 @pytest.mark.req("ORCH-3100", "OC-CTRL-2023", "ORCH-3032", "ORCH-3023")

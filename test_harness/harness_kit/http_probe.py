@@ -129,7 +129,7 @@ class HttpProbe:
         elif fields.get("transfer-encoding") == "chunked":
             content = b"".join(self.chunks())
         else:
-            content = self._take(int(fields["content-length"]))
+            content = self.take(int(fields["content-length"]))
         if fields.get("connection") == "close":
             self.close()
         return Answer(status, fields, content)
@@ -184,7 +184,7 @@ class HttpProbe:
                 self._read_more()
             size = int(self._received[:end], 16)
             self._received = self._received[end + 2 :]
-            chunk = self._take(size + 2)
+            chunk = self.take(size + 2)
             if not chunk.endswith(b"\r\n"):
                 raise ProbeError(f"a chunk of {size} bytes that does not end in CRLF")
             if size == 0:
@@ -204,7 +204,8 @@ class HttpProbe:
 
     # --- bytes -------------------------------------------------------------------------------
 
-    def _take(self, count: int) -> bytes:
+    def take(self, count: int) -> bytes:
+        """The next `count` bytes of what the server sends."""
         while len(self._received) < count:
             self._read_more()
         taken, self._received = self._received[:count], self._received[count:]
@@ -246,7 +247,7 @@ class EventStream:
     def answer(self) -> Answer:
         """The body of a response that is an error."""
         size = int(self.headers["content-length"])
-        return Answer(self.status, self.headers, self.probe._take(size))
+        return Answer(self.status, self.headers, self.probe.take(size))
 
     def __iter__(self) -> Iterator[Event]:
         return self
