@@ -74,7 +74,6 @@ class TestPolling:
             pressure.look()
             await world.settle()
 
-            # Three tokens of prompt and three of the four decoded; the last one is never fed back.
             held = sum(world.engines["r0"].kv_tokens(slot) for slot in range(2))
             assert held > 0
             assert usage(world) == held / 200
