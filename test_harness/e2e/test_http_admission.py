@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Iterator
 from typing import Any
 
@@ -92,6 +93,33 @@ def test_the_same_body_again_gives_the_same_202_and_stays_one_task(
     assert len({answer.body for answer in (*answers, after_its_end)}) == 1
     assert [d.body["prompt"] for d in engine.decodes].count("sent three times") == 1
     assert probe.get(f"/v1/sessions/{document['session_id']}").json()["turns"] == 1
+
+
+@pytest.mark.req("ORCH-3024")
+def test_the_same_task_from_many_connections_at_once_is_one_task(
+    service: ServiceProcess, engine: GatedEngine
+) -> None:
+    document = task(MODEL, prompt="sent at once")
+    together = threading.Barrier(8)
+    answers: list[Answer] = []
+
+    def submit() -> None:
+        with service.probe() as client:
+            client.get("/livez")
+            together.wait(10)
+            answers.append(client.post("/v1/tasks", document))
+
+    threads = [threading.Thread(target=submit) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(10)
+    with service.probe() as client:
+        client.stream(document["task_id"]).rest()
+
+    assert [answer.status for answer in answers] == [202] * 8
+    assert len({answer.body for answer in answers}) == 1
+    assert [d.body["prompt"] for d in engine.decodes].count("sent at once") == 1
 
 
 @pytest.mark.req("ORCH-3024")
