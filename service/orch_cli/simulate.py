@@ -26,6 +26,11 @@ from orch_cli.profiles import JsonOption
 if TYPE_CHECKING:
     from orch_simulator.workload import Arrival
 
+_TRACE_LINE = (
+    '{"at_ms": 0, "tenant": "acme", "priority": "batch", "prompt_tokens": 128, "max_tokens": 256, '
+    '"deadline_ms": 60000}'
+)
+
 # Generations of the garbage collector as the service sets them: a queue of a million tasks is no
 # garbage, and looking at it again and again is no part of a decision.
 _GC_THRESHOLDS = (50_000, 20, 50)
@@ -152,8 +157,8 @@ def simulate(
 
     llama-orch simulate --config llama-orch.yaml --trace monday.jsonl --replicas 3 --json
 
-    llama-orch simulate --poisson --tasks 1000000 --tenants 10000 --replicas 1000 --rate 20000
-    --deadlines interactive=36000:72000,batch=36000:72000 --probe-every 0 --cost
+    llama-orch simulate --poisson --tasks 100000 --rate 100000 --decode-ms 1 --cost --probe-every 0
+    --deadlines interactive=36000:72000,batch=36000:72000
     """
     output = Output.of_process(as_json=as_json)
     if poisson == (trace is not None):
@@ -207,6 +212,7 @@ def simulate(
         arrivals = write_trace(save_trace, arrivals)
     meter = DecisionMeter(time.perf_counter_ns) if cost else None
     begun_s = time.monotonic()
+    thresholds = gc.get_threshold()
     gc.set_threshold(*_GC_THRESHOLDS)
     try:
         with _progress(output, total) as progress:
@@ -221,9 +227,11 @@ def simulate(
                 progress=progress,
             ).run()
     except TraceError as error:
-        raise CliError(str(error), hint="each line is one arrival; see the README") from None
+        raise CliError(str(error), hint=f"a line looks like {_TRACE_LINE}") from None
     except OSError as error:
         raise CliError(f"{error.filename}: {error.strerror}") from None
+    finally:
+        gc.set_threshold(*thresholds)
     took_s = time.monotonic() - begun_s
     if plot is not None:
         try:

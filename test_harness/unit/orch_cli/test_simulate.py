@@ -138,6 +138,7 @@ def test_a_bad_trace_is_told_with_its_line(tmp_path: Path) -> None:
 
     assert result.exit_code == 2
     assert "t.jsonl, line 1: " in result.stderr
+    assert 'hint: a line looks like {"at_ms": 0, ' in result.stderr
 
 
 def test_a_bad_configuration_is_told_as_serve_tells_it(file: Path) -> None:
