@@ -17,7 +17,7 @@ from orchestrator_core.task import Determinism, Priority, Workload
 from orchestratord.api.errors import invalid
 from orchestratord.api.http_server import Headers
 from orchestratord.api.keys import Principal
-from orchestratord.services.admission import Draft, Message, SamplingOverride
+from orchestratord.services.admission import NO_OVERRIDE, Draft, Message, SamplingOverride
 from orchestratord.services.jobs import Job
 from orchqueue_v1.types import SamplingParams, TaskRequest
 
@@ -109,7 +109,7 @@ def draft_of(request: TaskRequest, principal: Principal, correlation_id: str) ->
 
 def _sampling(params: SamplingParams | None) -> SamplingOverride:
     if params is None:
-        return SamplingOverride()
+        return NO_OVERRIDE
     stop = _set(params.stop)
     return SamplingOverride(
         temperature=_set(params.temperature),

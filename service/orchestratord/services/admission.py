@@ -53,6 +53,9 @@ class SamplingOverride(Value, frozen=True):
     stop: tuple[str, ...] | None = None
 
     def over(self, profile: Sampling) -> Sampling:
+        """The profile with what the request says of its own."""
+        if self == NO_OVERRIDE:
+            return profile
         return Sampling(
             temperature=_first(self.temperature, profile.temperature),
             top_p=_first(self.top_p, profile.top_p),
@@ -62,6 +65,8 @@ class SamplingOverride(Value, frozen=True):
             stop=_first(self.stop, profile.stop),
         )
 
+
+NO_OVERRIDE = SamplingOverride()
 
 T = TypeVar("T")
 
@@ -94,7 +99,7 @@ class Draft(Value, frozen=True):
     inputs: tuple[str, ...] = ()
     expected_tokens: int | None = None
     kv_hint: str | None = None
-    sampling: SamplingOverride = SamplingOverride()
+    sampling: SamplingOverride = NO_OVERRIDE
 
     @property
     def key(self) -> str:

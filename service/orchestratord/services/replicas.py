@@ -66,6 +66,8 @@ class ReplicaDirectory:
         self._scheduling = scheduling
         self._telemetry = telemetry
         self.pools = dict(pools)
+        self._by_model: dict[tuple[str, str], list[PoolTraits]] = {}
+        self._index_models()
         self._replicas: dict[tuple[str, str], Replica] = {}
         self._known: set[str] = set()
         self.report_broken: Callable[[str, str], None]
@@ -84,11 +86,13 @@ class ReplicaDirectory:
 
     def matching(self, engine: str, model_ref: str) -> list[PoolTraits]:
         """Pools that serve this model on this engine, Ready or not."""
-        return [
-            traits
-            for traits in self.pools.values()
-            if traits.spec.engine == engine and model_ref in traits.spec.model_refs
-        ]
+        return self._by_model.get((engine, model_ref), [])
+
+    def _index_models(self) -> None:
+        self._by_model = {}
+        for traits in self.pools.values():
+            for model_ref in traits.spec.model_refs:
+                self._by_model.setdefault((traits.spec.engine, model_ref), []).append(traits)
 
     def client_for(self, engine: str, model_ref: str) -> EngineClient | None:
         """Any Ready replica of the model: tokenizer and template are the same in all of them."""
@@ -112,6 +116,7 @@ class ReplicaDirectory:
         if digest != UNKNOWN_DIGEST and digest not in spec.model_refs:
             spec = replace(spec, model_refs=spec.model_refs | {digest})
             self.pools[pool_id] = replace(traits, spec=spec)
+            self._index_models()
             self._scheduling.step(PoolAdded(spec))
         set_key = SetKey(
             engine=spec.engine,
