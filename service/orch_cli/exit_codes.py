@@ -52,7 +52,10 @@ def exit_code_of(error: OrchError) -> ExitCode:
 def hint_of(error: OrchError) -> str | None:
     """Return what a person can do about a failed call, or None where the message says it all."""
     if error.code == UNREACHABLE:
-        return "is the service running there? `--url`, LLAMA_ORCH_URL or a profile says where it is"
+        return (
+            "is the service running there? `--url`, LLAMA_ORCH_URL or a profile says where it is; "
+            "`--retry N` waits for it on submit"
+        )
     if error.status == 401:
         return "put the key into LLAMA_ORCH_API_KEY or into a profile"
     if error.status == 403:

@@ -49,10 +49,9 @@ def hash_(
 
     Examples:
 
+    \b
         llama-orch keys hash --generate
-
         llama-orch keys hash --env ACME_KEY
-
         pass show llm/acme | llama-orch keys hash
     """
     from orchestratord.api.keys import hash_key

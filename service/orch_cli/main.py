@@ -8,6 +8,10 @@ nothing here imports the service. Invariant: an expected failure never shows a t
 
 from __future__ import annotations
 
+import contextlib
+import io
+import os
+import sys
 from typing import Annotated, Any
 
 import typer
@@ -35,8 +39,11 @@ from orchqueue_v1.transport import OrchError
 
 _HELP = """Hand tasks to a fleet of LLM engines, read their tokens as streams, look after the fleet.
 
-Begin with: llama-orch serve --config FILE, then: llama-orch submit "The capital of France is"
---stream
+Begin with:
+
+\b
+    llama-orch serve --config FILE
+    llama-orch submit "The capital of France is" --stream
 """
 
 
@@ -47,12 +54,20 @@ class Commands(TyperGroup):
         """Run the command. Raises `typer.Exit` for every expected failure."""
         try:
             return super().invoke(ctx)
+        except UnicodeEncodeError:
+            # Stdout takes every character (see `main`), so it was a word of the command line.
+            error = CliError("an argument is not UTF-8 text")
+            raise typer.Exit(self._failed(ctx, error)) from None
         except (CliError, OrchError) as error:
-            # The command has parsed its own --json; a failure has to look the same way.
-            as_json = "--json" in ctx.meta.get(_ARGUMENTS, ())
-            raise typer.Exit(Output.of_process(as_json=as_json).failure(error)) from None
+            raise typer.Exit(self._failed(ctx, error)) from None
         except KeyboardInterrupt:
             raise typer.Exit(ExitCode.INTERRUPTED) from None
+
+    @staticmethod
+    def _failed(ctx: Any, error: CliError | OrchError) -> ExitCode:
+        # The command has parsed its own --json; a failure has to look the same way.
+        as_json = "--json" in ctx.meta.get(_ARGUMENTS, ())
+        return Output.of_process(as_json=as_json).failure(error)
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Remember the words of the command line, then parse them."""
@@ -115,7 +130,41 @@ for _module in (
 
 def main() -> None:
     """Run the command line of this process."""
-    app()
+    _take_every_character()
+    try:
+        app()
+    except OSError as error:
+        # What no command expected: typer's own output to a full disk, for one.
+        name = f"{error.filename}: " if error.filename else ""
+        _say(f"error: {name}{error.strerror or error}")
+        sys.exit(ExitCode.TASK_FAILED)
+    finally:
+        _settle_stdout()
+
+
+def _take_every_character() -> None:
+    """A model writes more than an old locale has; in a pipe the bytes are UTF-8 whatever it is."""
+    if sys.stdout is None:  # closed by the caller, with `>&-`
+        sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115 - until the end
+    for file in (sys.stdout, sys.stderr):
+        if isinstance(file, io.TextIOWrapper):
+            encoding = file.encoding if file.isatty() else "utf-8"
+            file.reconfigure(encoding=encoding, errors="backslashreplace")
+
+
+def _say(line: str) -> None:
+    with contextlib.suppress(OSError):
+        print(line, file=sys.stderr)
+
+
+def _settle_stdout() -> None:
+    """Drop what stdout did not take: Python would try again at its end and show a traceback."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, sys.stdout.fileno())
+        os.close(nowhere)
 
 
 if __name__ == "__main__":

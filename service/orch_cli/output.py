@@ -7,6 +7,8 @@ cannot move the cursor or change colours.
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import json
 import sys
 from collections.abc import Iterable, Sequence
@@ -20,6 +22,10 @@ from rich.text import Text
 
 from orch_cli.exit_codes import CliError, ExitCode, exit_code_of, hint_of
 from orchqueue_v1.transport import OrchError
+
+
+class OutputFailed(CliError):
+    """Stdout takes no more: a full disk, for one. What runs in the service goes on."""
 
 
 @dataclass(slots=True)
@@ -45,9 +51,16 @@ class Output:
         return self.console.is_terminal and not self.as_json
 
     def raw(self, text: str) -> None:
-        """Write exactly `text` to stdout, now."""
-        self.console.file.write(text)
-        self.console.file.flush()
+        """Write exactly `text` to stdout, now. Raises `OutputFailed`."""
+        try:
+            self.console.file.write(text)
+            self.console.file.flush()
+        except OSError as error:
+            if error.errno == errno.EPIPE:
+                raise  # `| head` has seen enough: the command ends without a word
+            raise OutputFailed(
+                f"stdout cannot be written: {error.strerror}", exit_code=ExitCode.TASK_FAILED
+            ) from None
 
     def json(self, value: Any) -> None:
         """Write one JSON document on one line."""
@@ -55,8 +68,17 @@ class Output:
 
     def note(self, text: str, style: str = "dim") -> None:
         """Tell a person something beside the result; JSON mode has no such lines."""
-        if not self.as_json:
+        if self.as_json:
+            return
+        # A stderr that takes nothing must not cost the result.
+        with contextlib.suppress(OSError):
             self.errors.print(Text(visible(text), style=style if self.errors.is_terminal else ""))
+
+    def break_line(self) -> None:
+        """Begin a new line on stderr, which often shares its screen with an unfinished stdout."""
+        with contextlib.suppress(OSError):
+            self.errors.file.write("\n")
+            self.errors.file.flush()
 
     def table(self, title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
         """Print rows: a drawn table on a terminal, tab-separated with a heading in a pipe."""
@@ -72,8 +94,11 @@ class Output:
             drawn.add_row(*(Text(cell, style=_STYLES.get(cell, "")) for cell in row))
         self.console.print(drawn, soft_wrap=False)
 
-    def failure(self, error: OrchError | CliError) -> ExitCode:
-        """Explain an expected failure on stderr and return its exit status."""
+    def failure(self, error: OrchError | CliError, **subject: str) -> ExitCode:
+        """Explain an expected failure on stderr and return its exit status.
+
+        `subject` says which of several things it is about, as in `task_id=ID`.
+        """
         if isinstance(error, CliError):
             code, message, hint, exit_code = "", error.message, error.hint, error.exit_code
             document: dict[str, Any] = {"message": message}
@@ -81,13 +106,28 @@ class Output:
             code, message, hint = error.code, error.message, hint_of(error)
             exit_code = exit_code_of(error)
             document = error_document(error)
+        with contextlib.suppress(OSError):
+            self._explain(error, subject | document, code, message, hint, subject)
+        return exit_code
+
+    def _explain(
+        self,
+        error: OrchError | CliError,
+        document: dict[str, Any],
+        code: str,
+        message: str,
+        hint: str | None,
+        subject: dict[str, str],
+    ) -> None:
         if self.as_json:
             self.errors.file.write(
                 json_line({"error": document | ({"hint": hint} if hint else {})})
             )
             self.errors.file.flush()
-            return exit_code
+            return
         line = Text("error: ", style="bold red")
+        for name in subject.values():
+            line.append(f"{visible(name)}: ", style="not bold default")
         if code:
             line.append(code, style="bold").append(": ", style="")
         line.append(visible(message), style="not bold default")
@@ -97,7 +137,6 @@ class Output:
         self.errors.print(line)
         if hint:
             self.errors.print(Text(f"hint: {hint}", style="cyan"))
-        return exit_code
 
 
 _STYLES = {"Ready": "green", "yes": "green", "ok": "green", "Unready": "red", "FAILED": "red"}

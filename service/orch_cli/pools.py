@@ -7,10 +7,11 @@ from typing import Annotated
 import typer
 from msgspec import UNSET
 
-from orch_cli.exit_codes import EPILOG
+from orch_cli.exit_codes import EPILOG, ExitCode
 from orch_cli.output import Output
 from orch_cli.profiles import JsonOption, ProfileOption, UrlOption, choose
 from orchcontrol_v1.types import DrainRequest, PoolHealth, ReloadRequest
+from orchqueue_v1.transport import OrchError
 
 PoolId = Annotated[str, typer.Argument(metavar="POOL", help="The pool.")]
 
@@ -25,10 +26,12 @@ def pools(
 ) -> None:
     """Show how pools are: all that have a replica, or the named ones.
 
+    One that fails does not keep the others; the exit status is then the failure's.
+
     Examples:
 
+    \b
         llama-orch pools
-
         llama-orch pools llama3-8b-gpu0 --json
     """
     output = Output.of_process(as_json=as_json)
@@ -36,8 +39,19 @@ def pools(
         if not pool_ids:
             replicas = [r for item in client.list_replicasets() for r in item.replicas or []]
             pool_ids = sorted({replica.pool_id for replica in replicas})
-        found = {pool_id: client.pool_health(pool_id) for pool_id in pool_ids}
-    _show(output, found)
+        found: dict[str, PoolHealth] = {}
+        status = ExitCode.OK
+        for pool_id in pool_ids:
+            try:
+                found[pool_id] = client.pool_health(pool_id)
+            except OrchError as error:
+                status = max(status, output.failure(error, pool_id=pool_id))
+                if status is ExitCode.UNREACHABLE:
+                    break  # the others would wait for the same nobody
+    if found or status is ExitCode.OK:
+        _show(output, found)
+    if status is not ExitCode.OK:
+        raise typer.Exit(status)
 
 
 def drain(

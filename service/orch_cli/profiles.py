@@ -84,6 +84,8 @@ def read_profiles(path: Path) -> ProfileFile:
         return msgspec.convert(yaml.safe_load(text) or {}, ProfileFile)
     except msgspec.ValidationError as error:
         raise CliError(f"{path}: {error}", hint="see `llama-orch profiles --help`") from None
+    except RecursionError:
+        raise CliError(f"{path}: nested too deeply") from None
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         place = f" in line {mark.line + 1}" if mark else ""
@@ -107,13 +109,15 @@ def choose(
         chosen, origin = profile[1].url, f"profile {profile[0]}"
     else:
         chosen, origin = DEFAULT_URL, "default"
-    key = environ.get(KEY_VARIABLE) or None
+    key, key_origin = environ.get(KEY_VARIABLE) or None, KEY_VARIABLE
     if key is None and profile and profile[1].url.rstrip("/") == chosen.rstrip("/"):
-        key = _key_of(*profile, environ)
-    try:
-        Endpoint(chosen, key)
-    except ValueError as error:
-        raise CliError(f"{origin}: {error}") from None
+        key, key_origin = _key_of(*profile, environ), f"profile {profile[0]}"
+    # The address first and alone, so that each is blamed for its own mistakes.
+    for given, blamed in ((None, origin), (key, key_origin)):
+        try:
+            Endpoint(chosen, given)
+        except ValueError as error:
+            raise CliError(f"{blamed}: {error}") from None
     return Connection(chosen, key, origin)
 
 
@@ -169,6 +173,7 @@ def list_profiles(as_json: JsonOption = False) -> None:
 
     They stand in ~/.config/llama-orch/profiles.yaml:
 
+    \b
         default: dev
         profiles:
           dev:  { url: "http://127.0.0.1:8080", api_key_env: ACME_KEY }

@@ -8,6 +8,7 @@ import typer
 from msgspec import UNSET, UnsetType
 
 from orch_cli.exit_codes import EPILOG, seconds
+from orch_cli.identifiers import uuid_argument
 from orch_cli.output import Output
 from orch_cli.profiles import JsonOption, ProfileOption, UrlOption, choose
 
@@ -30,6 +31,7 @@ def show(
     Example: llama-orch session show 0b7e64a8-6a54-4d2a-9c62-3f1f7f6f2c10
     """
     output = Output.of_process(as_json=as_json)
+    uuid_argument("SESSION_ID", session_id)
     with choose(url, profile).data() as client:
         info = client.get_session(session_id)
     if as_json:
@@ -65,6 +67,7 @@ def forget(
     Example: llama-orch session forget 0b7e64a8-6a54-4d2a-9c62-3f1f7f6f2c10
     """
     output = Output.of_process(as_json=as_json)
+    uuid_argument("SESSION_ID", session_id)
     with choose(url, profile).data() as client:
         client.delete_session(session_id)
     if as_json:

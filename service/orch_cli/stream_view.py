@@ -32,6 +32,9 @@ from orchqueue_v1.types import AdmissionResponse
 
 # Often enough to look alive, seldom enough to cost nothing over a slow line.
 _REFRESH_PER_S = 8
+# A reader that was there from the start reads for as long as the engine decodes, measured by two
+# clocks.
+_LIVE_RATIO = 0.8
 _KINDS = {
     StartedEvent: "started",
     TokenEvent: "token",
@@ -71,6 +74,7 @@ class Progress:
         self.tokens = 0
         self.started = False
         self.metrics: dict[str, Any] = {}
+        self.decode_ms: int | None = None
         self.last_event_id: int | None = None
 
     def take(self, event: StreamEvent) -> None:
@@ -87,18 +91,32 @@ class Progress:
                 self.tokens += 1
             case MetricsEvent():
                 self.metrics.update(event.data)
+            case EndEvent():
+                self.decode_ms = event.data.decode_ms
             case _:
                 pass
 
     @property
+    def is_replayed(self) -> bool:
+        """Whether the reading was shorter than the decoding: then its times say nothing."""
+        if self.decode_ms is None:
+            return False
+        return (self._last_s - self._begun_s) * 1000 < _LIVE_RATIO * self.decode_ms
+
+    @property
     def first_token_ms(self) -> float | None:
-        """Milliseconds from the beginning of the reading to the first token."""
-        return None if self._first_s is None else (self._first_s - self._begun_s) * 1000
+        """Milliseconds from the beginning of the reading to the first token; None in a replay."""
+        if self._first_s is None or self.is_replayed:
+            return None
+        return (self._first_s - self._begun_s) * 1000
 
     @property
     def tokens_per_s(self) -> float | None:
-        """Tokens after the first over the time they took; None before there are two."""
+        """Tokens after the first over the time they took; None before there are two, and in a
+        replay."""
         if self._first_s is None or self.tokens < 2 or self._last_s <= self._first_s:
+            return None
+        if self.is_replayed:
             return None
         return (self.tokens - 1) / (self._last_s - self._first_s)
 
@@ -153,24 +171,38 @@ class JsonView(_View):
     """One JSON object a line: event, id where there is one, data."""
 
     def show(self, event: StreamEvent) -> None:
-        """Write the event."""
-        self.progress.take(event)
+        """Write the event; only then it counts as seen."""
         self.output.json(event_document(event))
+        self.progress.take(event)
 
 
 class PlainView(_View):
     """The text alone."""
 
+    _is_mid_line = False
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Leave the text as it is; what comes on stderr begins on a line of its own."""
+        if self._is_mid_line:
+            self.output.break_line()
+
     def show(self, event: StreamEvent) -> None:
-        """Write a token's text; a result is one line of JSON."""
-        self.progress.take(event)
+        """Write a token's text; a result is one line of JSON. Only then the event is seen."""
         match event:
             case TokenEvent():
                 self.output.raw(event.data.t)
+                if event.data.t:
+                    self._is_mid_line = not event.data.t.endswith("\n")
             case EndEvent() if event.data.result:
                 self.output.json(event.data.result)
             case _:
                 pass
+        self.progress.take(event)
 
 
 class TerminalView(_View):

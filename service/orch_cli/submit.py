@@ -18,19 +18,19 @@ import msgspec
 import typer
 
 from orch_cli.exit_codes import EPILOG, CliError, ExitCode, seconds
-from orch_cli.output import Output
+from orch_cli.output import Output, OutputFailed
 from orch_cli.profiles import Connection, JsonOption, ProfileOption, UrlOption, choose
-from orch_cli.stream import resume_note
+from orch_cli.stream import resume_note, still_running
 from orch_cli.stream_view import Progress, show_stream
-from orch_cli.task_defaults import choose_target
-from orchqueue_v1.client import OrchQueueClient
+from orch_cli.task_defaults import Target, choose_target
+from orch_cli.task_options import checked_task
 from orchqueue_v1.transport import UNREACHABLE, OrchError
 from orchqueue_v1.types import AdmissionResponse, TaskRequest
 
 DEFAULT_MAX_TOKENS = 256
 DEFAULT_DEADLINE_MS = 60_000
 # Between tries when the service names no time of its own; doubles, up to the bound.
-_BACKOFF_MS, _BACKOFF_MAX_MS = 500, 30_000
+_BACKOFF_MS, _BACKOFF_MAX_MS, _UNREACHABLE_MAX_MS = 500, 30_000, 2_000
 
 Engine = StrEnum("Engine", ["llamacpp", "vllm", "tgi", "triton"])
 Workload = StrEnum("Workload", ["completion", "embedding", "rerank"])
@@ -66,7 +66,10 @@ def submit(
         typer.Option("--cancel-on-interrupt", help="Ctrl-C ends the task instead of leaving it."),
     ] = False,
     retry: Annotated[
-        int, typer.Option("--retry", metavar="N", min=0, help="Try again when refused for now.")
+        int,
+        typer.Option(
+            "--retry", metavar="N", min=0, help="Try again when refused for now or not reachable."
+        ),
     ] = 0,
     workload: Annotated[Workload, typer.Option(rich_help_panel=_TASK)] = Workload.completion,
     engine: Annotated[
@@ -125,10 +128,9 @@ def submit(
 
     Examples:
 
+    \b
         llama-orch submit "The capital of France is" --stream --max-tokens 16
-
         llama-orch submit --chat "What is a scheduler?" --seed 42 --stream --json
-
         git diff | llama-orch submit - --system "Summarise this change." --stream --retry 5
     """
     output = Output.of_process(as_json=as_json)
@@ -142,25 +144,10 @@ def submit(
         repeat_penalty=repeat_penalty,
         stop=stop or None,
     )
-    connection = choose(url, profile)
-    texts = [part for part in (text, system, *(inputs or [])) if part]
-    with connection.control() as control:
-        target = choose_target(
-            control,
-            engine=engine,
-            model=model,
-            ctx=ctx,
-            workload=workload,
-            text_bytes=sum(len(part.encode()) for part in texts),
-            max_tokens=max_tokens,
-        )
     fields: dict[str, Any] = {
         "task_id": task_id or str(uuid.uuid4()),
         "session_id": session or str(uuid.uuid4()),
         "workload": workload.value,
-        "model_ref": target.model_ref,
-        "engine": str(target.engine),
-        "ctx": target.ctx,
         "priority": priority.value,
         "max_tokens": max_tokens,
         "deadline_ms": deadline_ms,
@@ -174,24 +161,62 @@ def submit(
             sampling=sampling or None,
         ),
     }
-    task = _checked(fields)
-    with connection.data() as client:
-        promise = submit_with_retries(client, task, retry, output)
+    # What is wrong with the options is told before anybody is asked; a stand-in for what only the
+    # service knows.
+    stand_in = Target(engine or "llamacpp", model or "any", ctx or 1)
+    checked_task(fields | _target_fields(stand_in))
+    connection = choose(url, profile)
+    texts = [part for part in (text, system, *(inputs or [])) if part]
+    task: TaskRequest | None = None
+    progress = Progress(None)
+
+    def attempt() -> AdmissionResponse:
+        nonlocal task, progress
+        if task is None:
+            with connection.control() as control:
+                target = choose_target(
+                    control,
+                    engine=engine,
+                    model=model,
+                    ctx=ctx,
+                    workload=workload,
+                    text_bytes=sum(len(part.encode()) for part in texts),
+                    max_tokens=max_tokens,
+                )
+            task = checked_task(fields | _target_fields(target))
+        progress = Progress(None)
+        with connection.data() as client:
+            return client.submit_task(task)
+
+    promise = submit_with_retries(attempt, retry, output)
+    assert task is not None
+    progress.promise = promise
+    try:
         _announce(output, task, promise, stream)
         if stream:
-            raise typer.Exit(_watch(output, connection, task, promise, cancel_on_interrupt))
+            raise typer.Exit(
+                _watch(output, connection, task.task_id, progress, cancel_on_interrupt)
+            )
+    except OutputFailed as error:
+        raise still_running(error, task.task_id, progress.last_event_id) from None
 
 
 def _prompt_text(prompt: str | None, file: Path | None) -> str | None:
     if file is not None and prompt is not None:
         raise CliError("a prompt and --file exclude each other")
+    source = f"--file: {file}" if file is not None else "stdin"
     try:
         if file is not None:
             return file.read_text("utf-8")
-        return sys.stdin.read() if prompt == "-" else prompt
+        if prompt == "-":
+            # The bytes themselves: what a locale makes of them differs between machines.
+            return "" if sys.stdin is None else sys.stdin.buffer.read().decode("utf-8")
+        if prompt is not None:
+            prompt.encode("utf-8")
+        return prompt
     except OSError as error:
-        raise CliError(f"--file: {file} cannot be read: {error.strerror}") from None
-    except UnicodeDecodeError:
+        raise CliError(f"{source} cannot be read: {error.strerror}") from None
+    except UnicodeError:
         raise CliError("the prompt is not UTF-8 text") from None
 
 
@@ -219,35 +244,34 @@ def _given(**options: Any) -> dict[str, Any]:
     return {name: value for name, value in options.items() if value is not None}
 
 
-def _checked(fields: dict[str, Any]) -> TaskRequest:
-    """Check a task against the contract before it is sent. Raises `CliError`."""
-    try:
-        return msgspec.convert(fields, TaskRequest)
-    except msgspec.ValidationError as error:
-        raise CliError(f"the task breaks the contract: {error}") from None
+def _target_fields(target: Target) -> dict[str, Any]:
+    return {"model_ref": target.model_ref, "engine": str(target.engine), "ctx": target.ctx}
 
 
 def submit_with_retries(
-    client: OrchQueueClient,
-    task: TaskRequest,
+    attempt: Callable[[], AdmissionResponse],
     retries: int,
     output: Output,
     sleep: Callable[[float], None] = time.sleep,
 ) -> AdmissionResponse:
     """Hand in a task, up to `retries` more times where the refusal is retriable (ORCH-3025).
 
+    A service that cannot be reached is asked again soon: it may be starting.
+
     Raises:
         OrchError: refused for good, or the last try was refused too.
     """
     for number in range(retries + 1):
         try:
-            return client.submit_task(task)
+            return attempt()
         except OrchError as error:
             if not error.retriable or number == retries:
                 raise
-            doubled_ms = min(_BACKOFF_MS * 2 ** min(number, 16), _BACKOFF_MAX_MS)
+            is_unreachable = error.code == UNREACHABLE
+            bound_ms = _UNREACHABLE_MAX_MS if is_unreachable else _BACKOFF_MAX_MS
+            doubled_ms = min(_BACKOFF_MS * 2 ** min(number, 16), bound_ms)
             wait_ms = doubled_ms if error.retry_after_ms is None else error.retry_after_ms
-            why = "not reachable" if error.code == UNREACHABLE else error.message
+            why = "not reachable" if is_unreachable else error.message
             output.note(f"{why}; try {number + 2} of {retries + 1} in {seconds(wait_ms)}", "yellow")
             sleep(wait_ms / 1000)
     raise AssertionError("the loop above always returns or raises")
@@ -282,20 +306,19 @@ def _admitted(task: TaskRequest, promise: AdmissionResponse) -> dict[str, Any]:
 def _watch(
     output: Output,
     connection: Connection,
-    task: TaskRequest,
-    promise: AdmissionResponse,
+    task_id: str,
+    progress: Progress,
     cancel_on_interrupt: bool,
 ) -> ExitCode:
-    progress = Progress(promise)
     with connection.data() as client:
         try:
-            return show_stream(output, progress, client.stream_task(task.task_id))
+            return show_stream(output, progress, client.stream_task(task_id))
         except KeyboardInterrupt:
             if cancel_on_interrupt:
-                client.cancel_task(task.task_id)
-                output.note(f"canceled {task.task_id}", "yellow")
+                client.cancel_task(task_id)
+                output.note(f"canceled {task_id}", "yellow")
             else:
-                resume_note(output, task.task_id, progress.last_event_id)
+                resume_note(output, task_id, progress.last_event_id)
             return ExitCode.INTERRUPTED
 
 

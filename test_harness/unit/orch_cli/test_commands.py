@@ -1,11 +1,15 @@
 from __future__ import annotations
 
+import errno
+import io
 import json
+import socket
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from typer.main import get_command
 from typer.testing import CliRunner, Result
 
 import orch_cli.submit
@@ -21,7 +25,7 @@ from harness_kit.scripted_server import (
     stream_answer,
     token,
 )
-from orch_cli.main import app
+from orch_cli.main import app, main
 
 TASK = "5f0c8a52-8d0b-4f4e-9a59-0d5f2f0a7c11"
 SESSION = "0b7e64a8-6a54-4d2a-9c62-3f1f7f6f2c10"
@@ -191,8 +195,21 @@ def test_the_seed_has_a_default_in_the_environment() -> None:
         (["submit", "--file", "/nowhere/at/all"], "cannot be read"),
         (["submit", "x", "--workload", "embedding"], "needs at least one --input"),
         (["submit", "x", "--input", "y"], "belongs to --workload"),
-        (["submit", "x", "--session", "no-uuid"], "session_id"),
-        (["submit", "x", "--temperature", "9"], "temperature"),
+        (["submit", "x", "--session", "no-uuid"], "--session no-uuid: is not a UUID"),
+        (["submit", "x", "--task-id", TASK + "0"], f"--task-id {TASK}0: is not a UUID"),
+        (["submit", "x", "--temperature", "9"], "--temperature 9.0: must be a number <= 2.0"),
+        (["submit", "x", "--top-p", "nan"], "--top-p nan: must be a finite number"),
+        (
+            ["submit", "x", "--max-tokens", "2147483648"],
+            "--max-tokens 2147483648: must be a whole number <= 2147483647",
+        ),
+        (["submit", "caf\udce9"], "error: the prompt is not UTF-8 text"),
+        (["submit", "x", "--system", "caf\udce9"], "an argument is not UTF-8 text"),
+        (["pools", "caf\udce9"], "an argument is not UTF-8 text"),
+        (["stream", "foo"], "TASK_ID foo: is not a UUID"),
+        (["stream", TASK + "\n"], "is not a UUID"),
+        (["session", "show", "foo"], "SESSION_ID foo: is not a UUID"),
+        (["session", "forget", "foo"], "SESSION_ID foo: is not a UUID"),
         (["submit", "x", "--engine", "ollama"], "engine"),
         (["submit", "x", "--model", "other"], "nothing here serves other"),
         (["stream", TASK, "--from", "-1"], "--from"),
@@ -211,6 +228,28 @@ def test_wrong_usage_is_told_without_a_traceback(arguments: list[str], message: 
     assert SUBMIT not in [(request.method, request.path) for request in server.requests]
 
 
+@pytest.mark.parametrize("arguments", [["-"], ["--file", "FILE"]])
+def test_a_prompt_that_is_not_utf8_is_told_alike_wherever_it_comes_from(
+    arguments: list[str], tmp_path: Path
+) -> None:
+    path = tmp_path / "prompt"
+    path.write_bytes(b"caf\xe9")
+    words = [str(path) if word == "FILE" else word for word in arguments]
+
+    result = CliRunner().invoke(app, ["submit", *words], input=b"caf\xe9")
+
+    assert result.exit_code == 2
+    assert result.stderr == "error: the prompt is not UTF-8 text\n"
+
+
+def test_wrong_options_are_told_without_asking_or_retrying() -> None:
+    with service() as server:
+        result = run("submit", "x", "--temperature", "9", "--retry", "9", "--url", server.url)
+
+    assert result.exit_code == 2
+    assert server.requests == []
+
+
 WHOLE = stream_answer(started(), token(0, "Hé"), token(1, "llo\x1b[31m"), end(2))
 
 
@@ -221,7 +260,106 @@ def test_a_stream_in_a_pipe_is_the_bare_text() -> None:
 
     assert result.exit_code == 0
     assert result.stdout == "Héllo\x1b[31m"
-    assert "2 tokens" in result.stderr
+    assert "\n2 tokens" in result.stderr
+
+
+def test_a_text_that_ends_its_line_gets_no_empty_line_after_it() -> None:
+    with service(stream=stream_answer(started(), token(0, "a\n"), end(1))) as server:
+        result = run("stream", TASK, "--url", server.url)
+
+    assert result.stderr == "1 token\n"
+
+
+def test_a_broken_stream_is_told_on_a_line_of_its_own() -> None:
+    failed = event("error", {"code": "DECODE_TIMEOUT", "message": "stuck", "engine": "vllm"}, 3)
+    with service(stream=stream_answer(started(), token(0, "a"), failed)) as server:
+        result = run("stream", TASK, "--url", server.url)
+
+    assert result.stderr.startswith("\nerror: DECODE_TIMEOUT")
+
+
+class FullDisk(io.TextIOWrapper):
+    """Stdout that takes `room` writes and then no more, as /dev/full does at once."""
+
+    def __init__(self, room: int) -> None:
+        super().__init__(io.BytesIO(), "utf-8")
+        self.room = room
+        self.taken = ""
+
+    def write(self, text: str) -> int:
+        if self.room == 0:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        self.room -= 1
+        self.taken += text
+        return len(text)
+
+
+@pytest.mark.parametrize(
+    ("room", "place"), [(0, ""), (1, " --from 2"), (2, " --from 3")], ids=["none", "one", "two"]
+)
+def test_a_full_disk_in_a_stream_is_told_with_the_way_back(
+    room: int, place: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = stream_answer(started(), token(0, "a"), token(1, "b"), token(2, "c"), end(3))
+    if room == 0:
+        place = " --from 1"  # `started` writes nothing
+    errors = io.StringIO()
+    monkeypatch.setattr("sys.stdout", FullDisk(room))
+    monkeypatch.setattr("sys.stderr", errors)
+    with service(stream=whole) as server:
+        command = ["submit", "x", "--task-id", TASK, "--stream", "--url", server.url]
+        status = get_command(app).main(command, standalone_mode=False)
+
+    assert status == 1
+    assert "error: stdout cannot be written: No space left on device" in errors.getvalue()
+    assert f"Come back: llama-orch stream {TASK}{place}\n" in errors.getvalue()
+
+
+def test_a_full_disk_after_admission_tells_the_task_also_as_json(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    errors = io.StringIO()
+    monkeypatch.setattr("sys.stdout", FullDisk(0))
+    monkeypatch.setattr("sys.stderr", errors)
+    with service() as server:
+        command = ["submit", "x", "--task-id", TASK, "--json", "--url", server.url]
+        status = get_command(app).main(command, standalone_mode=False)
+
+    error = json.loads(errors.getvalue())["error"]
+    assert status == 1
+    assert f"llama-orch stream {TASK}" in error["hint"]
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["config", "schema"], ["profiles"]])
+def test_a_full_disk_gives_a_message_and_no_traceback_from_any_command(
+    arguments: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    errors = io.StringIO()
+    with Path("/dev/full").open("w") as full:
+        monkeypatch.setattr("sys.stdout", full)
+        monkeypatch.setattr("sys.stderr", errors)
+        monkeypatch.setattr("sys.argv", ["llama-orch", *arguments])
+
+        with pytest.raises(SystemExit) as caught:
+            main()
+
+    assert caught.value.code == 1
+    assert "No space left on device\n" in errors.getvalue()
+    assert "Traceback" not in errors.getvalue()
+
+
+def test_a_stderr_that_takes_nothing_does_not_cost_the_result(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    taken = FullDisk(9)
+    monkeypatch.setattr("sys.stdout", taken)
+    monkeypatch.setattr("sys.stderr", FullDisk(0))
+    with service() as server:
+        command = ["submit", "x", "--task-id", TASK, "--url", server.url]
+        status = get_command(app).main(command, standalone_mode=False)
+
+    assert status in {None, 0}
+    assert taken.taken == f"{TASK}\n"
 
 
 @pytest.mark.req("OC-CLI-8002")
@@ -338,6 +476,41 @@ def test_retry_does_not_repeat_what_cannot_succeed() -> None:
     assert len([request for request in server.requests if request.path == "/v1/tasks"]) == 1
 
 
+@pytest.mark.req("ORCH-3025")
+def test_retry_waits_for_a_service_that_is_not_listening_yet(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    waits: list[float] = []
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port = probe.getsockname()[1]
+    monkeypatch.setattr(orch_cli.submit.submit_with_retries, "__defaults__", (waits.append,))
+    url = f"http://127.0.0.1:{port}"
+
+    result = run("submit", "x", "--retry", "5", "--url", url)
+
+    assert result.exit_code == 5
+    assert waits == [0.5, 1.0, 2.0, 2.0, 2.0]
+    assert "not reachable; try 2 of 6 in 500 ms" in result.stderr
+
+
+@pytest.mark.req("ORCH-3025")
+def test_retry_asks_for_the_target_again_and_submits_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    waits: list[float] = []
+    monkeypatch.setattr(orch_cli.submit.submit_with_retries, "__defaults__", (waits.append,))
+    with ScriptedServer(lambda _request: [], CAPABILITIES, PROMISE) as server:
+        result = run("submit", "x", "--task-id", TASK, "--retry", "1", "--url", server.url)
+
+    assert (result.exit_code, result.stdout) == (0, f"{TASK}\n")
+    assert waits == [0.5]
+    assert [request.path for request in server.requests] == [
+        "/v1/capabilities",
+        "/v1/capabilities",
+        "/v1/tasks",
+    ]
+
+
 def test_a_service_that_is_not_there_gives_exit_status_5() -> None:
     with ScriptedServer() as server:
         url = server.url
@@ -404,6 +577,41 @@ def test_cancel_session_and_forget_call_what_they_say() -> None:
     assert "kv warm\tyes\n" in shown.stdout
     assert "tokens left\tunlimited\n" in shown.stdout
     assert forgotten.stdout == f"forgot {SESSION}\n"
+
+
+OTHER = "6a0c8a52-8d0b-4f4e-9a59-0d5f2f0a7c11"
+UNKNOWN = json_answer(404, {"code": "INVALID_PARAMS", "message": "no such id"})
+NOT_NOW = json_answer(503, {"code": "INTERNAL", "message": "not now", "retriable": True})
+
+
+@pytest.mark.req("OC-CLI-8001")
+def test_cancel_goes_on_after_an_id_that_fails_and_names_it() -> None:
+    with ScriptedServer(UNKNOWN, empty_answer()) as server:
+        result = run("cancel", OTHER, "no-uuid", TASK, "--url", server.url)
+
+    assert result.exit_code == 4
+    assert result.stdout == f"canceled {TASK}\n"
+    assert f"error: {OTHER}: INVALID_PARAMS: no such id" in result.stderr
+    assert "error: TASK_ID no-uuid: is not a UUID" in result.stderr
+
+
+def test_a_failing_id_among_several_is_named_in_json_too() -> None:
+    with ScriptedServer(UNKNOWN, NOT_NOW) as server:
+        result = run("cancel", OTHER, TASK, "--json", "--url", server.url)
+
+    errors = [json.loads(line)["error"] for line in result.stderr.splitlines()]
+    assert [error["task_id"] for error in errors] == [OTHER, TASK]
+    assert result.exit_code == 4
+
+
+def test_pools_goes_on_after_a_pool_that_fails_and_names_it() -> None:
+    health = json_answer(200, {"live": True, "draining": False, "state": "Ready"})
+    with ScriptedServer(NOT_NOW, health) as server:
+        result = run("pools", "a", "b", "--url", server.url)
+
+    assert result.exit_code == 3
+    assert result.stdout.splitlines()[1].startswith("b\tReady\t")
+    assert "error: a: INTERNAL: not now" in result.stderr
 
 
 SETS = [
@@ -536,3 +744,36 @@ def test_every_help_has_an_example_and_the_exit_statuses(command: list[str]) -> 
     assert result.exit_code == 0
     assert "llama-orch " in result.stdout
     assert "Exit status: 0 done" in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("command", "lines"),
+    [
+        (
+            ["submit"],
+            [
+                'git diff | llama-orch submit - --system "Summarise this change." --stream '
+                "--retry 5",
+            ],
+        ),
+        (
+            ["profiles"],
+            [
+                "default: dev",
+                "profiles:",
+                '  dev:  { url: "http://127.0.0.1:8080", api_key_env: ACME_KEY }',
+                '  prod: { url: "https://llm.example.com", api_key_file: ~/.keys/llm }',
+            ],
+        ),
+        ([], ['llama-orch submit "The capital of France is" --stream']),
+        (["keys", "hash"], ["pass show llm/acme | llama-orch keys hash"]),
+    ],
+)
+def test_examples_in_help_can_be_pasted_whatever_the_width(
+    command: list[str], lines: list[str]
+) -> None:
+    shown = run(*command, "--help", COLUMNS="50").stdout.splitlines()
+
+    first = next(number for number, line in enumerate(shown) if line.strip() == lines[0])
+    indent = shown[first].index(lines[0][0])
+    assert [line[indent:] for line in shown[first : first + len(lines)]] == lines

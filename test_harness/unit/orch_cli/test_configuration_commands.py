@@ -307,6 +307,32 @@ def test_option_beats_environment_beats_profile(
     assert "key" not in repr(connection)
 
 
+@pytest.mark.parametrize(
+    ("url", "environment", "blamed"),
+    [
+        (None, {"LLAMA_ORCH_API_KEY": "schlüssel"}, "LLAMA_ORCH_API_KEY: the API key"),
+        ("http://127.0.0.1:8", {"LLAMA_ORCH_API_KEY": "a b"}, "LLAMA_ORCH_API_KEY: the API key"),
+        ("host:8", {"LLAMA_ORCH_API_KEY": "a b"}, "--url: the service's URL"),
+        (None, {"PROD_KEY": "schlüssel"}, "profile prod: the API key"),
+    ],
+)
+def test_a_key_that_no_header_carries_is_blamed_on_where_it_came_from(
+    home: dict[str, str], url: str | None, environment: dict[str, str], blamed: str
+) -> None:
+    with pytest.raises(CliError) as caught:
+        choose(url, None if url else "prod", home | environment)
+
+    assert caught.value.message.startswith(blamed)
+    assert "schl" not in caught.value.message
+
+
+def test_profiles_that_are_nested_too_deeply_are_told(home: dict[str, str]) -> None:
+    Path(home["XDG_CONFIG_HOME"], "llama-orch", "profiles.yaml").write_text("[" * 5000, "utf-8")
+
+    with pytest.raises(CliError, match="nested too deeply"):
+        choose(None, None, home)
+
+
 def test_without_anything_the_local_service_is_meant(tmp_path: Path) -> None:
     connection = choose(None, None, {"HOME": str(tmp_path)})
 

@@ -79,6 +79,28 @@ def test_rate_and_time_to_the_first_token_are_measured_from_the_tokens() -> None
     assert progress.rate_line() == "11 tokens · 10.0 tok/s · first token after 500 ms"
 
 
+def test_a_replay_shows_no_rate_since_its_times_are_not_the_engines() -> None:
+    clock = Clock()
+    progress = Progress(None, clock)
+    for index in range(24):
+        clock.now_s += 0.0001
+        progress.take(token(index, "a"))
+    progress.take(EndEvent(26, StreamEnd(tokens_out=24, decode_ms=1200)))
+
+    assert progress.rate_line() == "24 tokens"
+
+
+def test_a_stream_that_was_read_while_it_was_decoded_keeps_its_rate_at_the_end() -> None:
+    clock = Clock()
+    progress = Progress(None, clock)
+    for index in range(11):
+        clock.now_s = 0.5 + index * 0.1
+        progress.take(token(index, "a"))
+    progress.take(EndEvent(13, StreamEnd(tokens_out=11, decode_ms=1510)))
+
+    assert progress.rate_line() == "11 tokens · 10.0 tok/s · first token after 500 ms"
+
+
 def test_one_token_has_no_rate() -> None:
     clock = Clock()
     progress = Progress(None, clock)
