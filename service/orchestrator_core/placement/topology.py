@@ -7,6 +7,7 @@ share its lanes; labels `numa` and `pcie` say which do, within one `node`. Requi
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 
 from orchestrator_core.replicas import Replica
@@ -25,16 +26,23 @@ def quietest(equals: Sequence[Replica], neighbours: Sequence[Replica]) -> Replic
 
     Args:
         neighbours: all replicas that may share a domain with one of them, itself included.
+
+    O(labels * replicas).
     """
-    return min(
-        equals,
-        key=lambda replica: [_leased_around(replica, label, neighbours) for label in DOMAIN_LABELS],
-    )
-
-
-def _leased_around(replica: Replica, label: str, neighbours: Sequence[Replica]) -> int:
-    """Leased slots of the replica's domain; its own only where the domain is not known."""
-    if not (domain := replica.label(label)):
-        return replica.leased
-    node = replica.label("node")
-    return sum(n.leased for n in neighbours if n.label(label) == domain and n.label("node") == node)
+    for label in DOMAIN_LABELS:
+        leased: Counter[tuple[str, str]] = Counter()
+        for neighbour in neighbours:
+            if neighbour.leased and (domain := neighbour.label(label)):
+                leased[neighbour.label("node"), domain] += neighbour.leased
+        # Where its domain is not known, a replica stands for itself alone.
+        noise = [
+            leased[replica.label("node"), domain]
+            if (domain := replica.label(label))
+            else replica.leased
+            for replica in equals
+        ]
+        least = min(noise)
+        equals = [
+            r for r, leased_around in zip(equals, noise, strict=True) if leased_around == least
+        ]
+    return equals[0]
