@@ -7,7 +7,7 @@ FRESH  := $(VENV)/evidence.json
 PYTEST := $(BIN)/python -m pytest
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test evidence lint regen bench lock clean
+.PHONY: help venv demo test bdd evidence lint regen bench lock clean
 
 help: ## show this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed 's/:[^#]*## /\t/' | expand -t 12
@@ -34,6 +34,9 @@ demo: $(STAMP) ## start the service with a real engine, stream a few tasks, stop
 test: $(STAMP) ## run all tests; what they prove must equal requirements/evidence.json
 	@$(PYTEST) --evidence-out $(FRESH)
 	@$(BIN)/python -m orch_tools evidence --compare $(FRESH)
+
+bdd: $(STAMP) ## run the features; LLORCH_BDD_FEATURE_PATH names a file or a folder of them
+	@$(PYTEST) test_harness/bdd
 
 evidence: $(STAMP) ## run all tests and write requirements/evidence.json and COMPLIANCE.md
 	@$(BIN)/python -m orch_tools regen

@@ -1,0 +1,39 @@
+"""Reading the tables and lists that steps carry.
+
+Off every request's path. Invariant: a cell that looks like a number or a truth value is one, an
+empty cell is absent, and everything else is text.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+Table = list[list[str]]
+
+
+def rows(table: Table) -> list[dict[str, Any]]:
+    """One mapping a line, by the words of the first line."""
+    head, *lines = table
+    return [
+        {word: _value(cell) for word, cell in zip(head, line, strict=True) if cell}
+        for line in lines
+    ]
+
+
+def pairs(table: Table) -> dict[str, Any]:
+    """A table of two columns, without a head line."""
+    return {word: _value(cell) for word, cell in table}
+
+
+def quoted(text: str) -> list[str]:
+    """The quoted names in a list such as `"a", "b" and "c"`."""
+    found = re.findall(r'"([^"]+)"', text)
+    assert found, f"no quoted name in {text}"
+    return found
+
+
+def _value(cell: str) -> Any:
+    if cell in ("true", "false"):
+        return cell == "true"
+    return int(cell) if re.fullmatch(r"-?\d+", cell) else cell
