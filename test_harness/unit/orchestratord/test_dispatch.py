@@ -12,7 +12,9 @@ from orchestrator_core.task import Determinism, Workload
 from orchestratord.services import records
 from orchestratord.services.admission import Draft
 from orchestratord.services.dispatch import MAX_ATTEMPTS
-from worker_adapters.adapter_api.types import EngineFault
+from worker_adapters.adapter_api.types import Decode, DecodeRequest, EngineFault, TokenSink
+from worker_adapters.mock.client import MockClient
+from worker_adapters.mock.engine import LoopScheduler, MockEngine
 from worker_adapters.mock.script import Misbehaviour, MockFault, MockScript, score_of, vector_of
 
 SCRIPT = MockScript(slots_total=1, token_delay_ms=10)
@@ -93,6 +95,42 @@ def test_a_replica_with_other_text_ends_the_stream_and_none_of_its_bytes_are_sho
     logs = run_world(scenario, LIAR)
 
     assert "task.failover_mismatch" in [line["event"] for line in logs]
+
+
+@pytest.mark.req("ORCH-3201")
+def test_a_second_run_that_ends_too_early_is_a_mismatch() -> None:
+    class Short(MockClient):
+        """An engine that stops after one token, whatever was asked for."""
+
+        def decode(self, request: DecodeRequest, sink: TokenSink) -> Decode:
+            short = DecodeRequest(
+                prompt=request.prompt,
+                max_tokens=1,
+                seed=request.seed,
+                sampling=request.sampling,
+                cold=request.cold,
+            )
+            return super().decode(short, sink)
+
+    async def scenario(world: ServiceWorld) -> None:
+        short = Short(MockEngine(SCRIPT, LoopScheduler()), None)
+        properties = await short.properties()
+        one = draft(1)
+        await world.admit(one)
+        client = world.read(one)
+        await world.advance(0.035)
+        assert len(client.tokens) == 3
+        world.life.replicas.replica_ready(POOL, "r1", short, properties, ())
+
+        world.kill("r0")
+        await world.advance(0.1)
+
+        assert len(client.tokens) == 3
+        assert client.terminal is not None
+        assert client.terminal.data["code"] == "WORKER_RESET"
+        assert failovers(world)["mismatch"] == 1
+
+    run_world(scenario)
 
 
 def failovers(world: ServiceWorld) -> dict[str, float]:
