@@ -61,9 +61,7 @@ class AsyncOrchControlClient:
         # Imported here: who needs no event loop shall not pay for aiohttp.
         from orchqueue_v1.async_transport import AsyncTransport
 
-        self._transport = AsyncTransport(
-            Endpoint(url, api_key), timeout_s, observe
-        )
+        self._transport = AsyncTransport(Endpoint(url, api_key), timeout_s, observe)
 
     async def __aenter__(self) -> Self:
         return self
@@ -152,9 +150,7 @@ class AsyncOrchControlClient:
         )
         return decode(await self._transport.send(request), PoolHealth)
 
-    async def pool_health(
-        self, pool_id: str, *, correlation_id: str | None = None
-    ) -> PoolHealth:
+    async def pool_health(self, pool_id: str, *, correlation_id: str | None = None) -> PoolHealth:
         """How a pool is. Raises `OrchError`."""
         request = Request(
             "GET",
@@ -164,9 +160,7 @@ class AsyncOrchControlClient:
         )
         return decode(await self._transport.send(request), PoolHealth)
 
-    async def list_replicasets(
-        self, *, correlation_id: str | None = None
-    ) -> list[ReplicaSet]:
+    async def list_replicasets(self, *, correlation_id: str | None = None) -> list[ReplicaSet]:
         """Replica sets with load, slots and SLO snapshots. Raises `OrchError`."""
         request = Request(
             "GET",
@@ -176,9 +170,7 @@ class AsyncOrchControlClient:
         )
         return decode(await self._transport.send(request), list[ReplicaSet])
 
-    async def get_capabilities(
-        self, *, correlation_id: str | None = None
-    ) -> Capabilities:
+    async def get_capabilities(self, *, correlation_id: str | None = None) -> Capabilities:
         """What this deployment offers. Raises `OrchError`."""
         request = Request(
             "GET",
@@ -228,9 +220,7 @@ class OrchControlClient:
         timeout_s: float = DEFAULT_TIMEOUT_S,
         observe: Observer | None = None,
     ) -> None:
-        self._transport = SyncTransport(
-            Endpoint(url, api_key), timeout_s, observe
-        )
+        self._transport = SyncTransport(Endpoint(url, api_key), timeout_s, observe)
 
     def __enter__(self) -> Self:
         return self
@@ -259,9 +249,7 @@ class OrchControlClient:
         )
         return decode(self._transport.send(request), CatalogModel)
 
-    def get_model(
-        self, catalog_id: str, *, correlation_id: str | None = None
-    ) -> CatalogModel:
+    def get_model(self, catalog_id: str, *, correlation_id: str | None = None) -> CatalogModel:
         """A catalog entry. Raises `OrchError`."""
         request = Request(
             "GET",
@@ -271,9 +259,7 @@ class OrchControlClient:
         )
         return decode(self._transport.send(request), CatalogModel)
 
-    def verify_model(
-        self, catalog_id: str, *, correlation_id: str | None = None
-    ) -> CatalogModel:
+    def verify_model(self, catalog_id: str, *, correlation_id: str | None = None) -> CatalogModel:
         """Verify a model again. Raises `OrchError`."""
         request = Request(
             "POST",
@@ -319,9 +305,7 @@ class OrchControlClient:
         )
         return decode(self._transport.send(request), PoolHealth)
 
-    def pool_health(
-        self, pool_id: str, *, correlation_id: str | None = None
-    ) -> PoolHealth:
+    def pool_health(self, pool_id: str, *, correlation_id: str | None = None) -> PoolHealth:
         """How a pool is. Raises `OrchError`."""
         request = Request(
             "GET",
@@ -331,9 +315,7 @@ class OrchControlClient:
         )
         return decode(self._transport.send(request), PoolHealth)
 
-    def list_replicasets(
-        self, *, correlation_id: str | None = None
-    ) -> list[ReplicaSet]:
+    def list_replicasets(self, *, correlation_id: str | None = None) -> list[ReplicaSet]:
         """Replica sets with load, slots and SLO snapshots. Raises `OrchError`."""
         request = Request(
             "GET",
@@ -343,9 +325,7 @@ class OrchControlClient:
         )
         return decode(self._transport.send(request), list[ReplicaSet])
 
-    def get_capabilities(
-        self, *, correlation_id: str | None = None
-    ) -> Capabilities:
+    def get_capabilities(self, *, correlation_id: str | None = None) -> Capabilities:
         """What this deployment offers. Raises `OrchError`."""
         request = Request(
             "GET",
@@ -355,9 +335,7 @@ class OrchControlClient:
         )
         return decode(self._transport.send(request), Capabilities)
 
-    def create_artifact(
-        self, body: Artifact, *, correlation_id: str | None = None
-    ) -> ArtifactRef:
+    def create_artifact(self, body: Artifact, *, correlation_id: str | None = None) -> ArtifactRef:
         """Keep an artifact. Raises `OrchError`."""
         request = Request(
             "POST",
@@ -367,9 +345,7 @@ class OrchControlClient:
         )
         return decode(self._transport.send(request), ArtifactRef)
 
-    def get_artifact(
-        self, artifact_id: str, *, correlation_id: str | None = None
-    ) -> Artifact:
+    def get_artifact(self, artifact_id: str, *, correlation_id: str | None = None) -> Artifact:
         """Read an artifact. Raises `OrchError`."""
         request = Request(
             "GET",

@@ -62,9 +62,7 @@ class AsyncOrchQueueClient:
         # Imported here: who needs no event loop shall not pay for aiohttp.
         from orchqueue_v1.async_transport import AsyncTransport
 
-        self._transport = AsyncTransport(
-            Endpoint(url, api_key), timeout_s, observe
-        )
+        self._transport = AsyncTransport(Endpoint(url, api_key), timeout_s, observe)
 
     async def __aenter__(self) -> Self:
         return self
@@ -114,9 +112,7 @@ class AsyncOrchQueueClient:
         )
         return read_stream_async(self._transport, request, last_event_id, reconnect)
 
-    async def cancel_task(
-        self, task_id: str, *, correlation_id: str | None = None
-    ) -> None:
+    async def cancel_task(self, task_id: str, *, correlation_id: str | None = None) -> None:
         """End a queued or running task. Raises `OrchError`."""
         request = Request(
             "POST",
@@ -138,9 +134,7 @@ class AsyncOrchQueueClient:
         )
         return decode(await self._transport.send(request), SessionInfo)
 
-    async def delete_session(
-        self, session_id: str, *, correlation_id: str | None = None
-    ) -> None:
+    async def delete_session(self, session_id: str, *, correlation_id: str | None = None) -> None:
         """Forget a session and free its KV. Raises `OrchError`."""
         request = Request(
             "DELETE",
@@ -166,9 +160,7 @@ class OrchQueueClient:
         timeout_s: float = DEFAULT_TIMEOUT_S,
         observe: Observer | None = None,
     ) -> None:
-        self._transport = SyncTransport(
-            Endpoint(url, api_key), timeout_s, observe
-        )
+        self._transport = SyncTransport(Endpoint(url, api_key), timeout_s, observe)
 
     def __enter__(self) -> Self:
         return self
@@ -218,9 +210,7 @@ class OrchQueueClient:
         )
         return read_stream(self._transport, request, last_event_id, reconnect)
 
-    def cancel_task(
-        self, task_id: str, *, correlation_id: str | None = None
-    ) -> None:
+    def cancel_task(self, task_id: str, *, correlation_id: str | None = None) -> None:
         """End a queued or running task. Raises `OrchError`."""
         request = Request(
             "POST",
@@ -230,9 +220,7 @@ class OrchQueueClient:
         )
         self._transport.send(request)
 
-    def get_session(
-        self, session_id: str, *, correlation_id: str | None = None
-    ) -> SessionInfo:
+    def get_session(self, session_id: str, *, correlation_id: str | None = None) -> SessionInfo:
         """What is left of a session. Raises `OrchError`."""
         request = Request(
             "GET",
@@ -242,9 +230,7 @@ class OrchQueueClient:
         )
         return decode(self._transport.send(request), SessionInfo)
 
-    def delete_session(
-        self, session_id: str, *, correlation_id: str | None = None
-    ) -> None:
+    def delete_session(self, session_id: str, *, correlation_id: str | None = None) -> None:
         """Forget a session and free its KV. Raises `OrchError`."""
         request = Request(
             "DELETE",
