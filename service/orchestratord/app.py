@@ -360,9 +360,10 @@ async def _serve(orchestrator: Orchestrator, host: str, port: int, logs: LineBuf
                 _listen(host, control_port, "server.control_port"),
             )
         )
+    reader_tick_s = min(READER_TICK_S, config.streams.metrics_ms / 1000)
     ticks = [
         asyncio.create_task(_every(PERIOD_S, lambda _: orchestrator.watchdog.look())),
-        asyncio.create_task(_every(READER_TICK_S, orchestrator.hub.tick)),
+        asyncio.create_task(_every(reader_tick_s, orchestrator.hub.tick)),
         asyncio.create_task(_every(KV_PERIOD_S, lambda _: orchestrator.kv_pressure.look())),
         asyncio.create_task(_every(LOG_FLUSH_S, lambda _: logs.flush())),
     ]
