@@ -41,7 +41,12 @@ def validate(
 
     Example: llama-orch config validate llama-orch.yaml
     """
-    from orchestratord.configuration import ConfigError, effective_quotas, load_config
+    from orchestratord.configuration import (
+        AnyEnvironment,
+        ConfigError,
+        effective_quotas,
+        load_config,
+    )
     from orchestratord.installation import this_host
 
     output = Output.of_process(as_json=as_json)
@@ -49,7 +54,7 @@ def validate(
         if check_environment:
             loaded = load_config(file, environ=os.environ, host=this_host())
         else:
-            loaded = load_config(file, environ=_EverySet())
+            loaded = load_config(file, environ=AnyEnvironment())
     except ConfigError as error:
         if not as_json:
             raise configuration_failure(error.source, [str(p) for p in error.problems]) from None
@@ -129,13 +134,6 @@ def schema() -> None:
     from orchestratord.configuration import config_schema
 
     Output.of_process().raw(json.dumps(config_schema(), indent=2, ensure_ascii=False) + "\n")
-
-
-class _EverySet(dict[str, str]):
-    """An environment in which every variable is set: a file is checked away from its machine."""
-
-    def get(self, key: str, default: Any = None) -> Any:
-        return "set, and long enough for a key"
 
 
 def _fields(row: Any) -> dict[str, Any]:

@@ -26,13 +26,6 @@ _PLAIN_POOL, _PLAIN_CTX_TOKENS = "simulated", 8192
 _UNBOUNDED = 2**62
 
 
-class _EverySet(dict[str, str]):
-    """An environment in which every variable is set: a simulation needs no secret."""
-
-    def get(self, key: str, default: object = None) -> str:
-        return "set"
-
-
 def fleet(
     config: Path | None, replicas: int | None, slots: int, queue_capacity: int | None
 ) -> tuple[list[FleetPool], Limits, tuple[str, ...]]:
@@ -108,10 +101,10 @@ def _configured(
     file: Path, replicas: int | None, slots: int
 ) -> tuple[list[FleetPool], Limits, tuple[str, ...]]:
     from orchestratord import settings
-    from orchestratord.configuration import ConfigError, load_config
+    from orchestratord.configuration import AnyEnvironment, ConfigError, load_config
 
     try:
-        loaded = load_config(file, environ=_EverySet())
+        loaded = load_config(file, environ=AnyEnvironment())
     except ConfigError as error:
         raise configuration_failure(error.source, [str(p) for p in error.problems]) from None
     pools = []

@@ -8,11 +8,12 @@ OC-CONFIG-6001, OC-CLI-8003). Knows only the generated `orch_config` types and s
 from __future__ import annotations
 
 from .host_checks import Host
-from .load import LoadedConfig, config_schema, load_config, parse_config
+from .load import AnyEnvironment, LoadedConfig, config_schema, load_config, parse_config
 from .problems import ConfigError, Problem
 from .quotas import PriorityQuota, TenantQuota, effective_quotas
 
 __all__ = [
+    "AnyEnvironment",
     "ConfigError",
     "Host",
     "LoadedConfig",

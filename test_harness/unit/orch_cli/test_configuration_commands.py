@@ -258,6 +258,15 @@ def test_validate_looks_at_this_machine_unless_told_not_to(file: Path) -> None:
     assert "warning" not in away.stderr
 
 
+def test_a_simulation_needs_no_secret_and_judges_none(file: Path) -> None:
+    command = ["simulate", "--config", str(file), "--poisson", "--tasks", "3"]
+
+    result = run(*command, ACME_KEY="")
+
+    assert result.exit_code == 0, result.output
+    assert "ACME_KEY" not in result.output
+
+
 PROFILES = """\
 default: dev
 profiles:
