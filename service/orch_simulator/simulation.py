@@ -27,6 +27,7 @@ from orchestrator_core.effects import (
     Dispatch,
     Effect,
     Ended,
+    Preempt,
     Rejected,
     SessionExpired,
     Stop,
@@ -236,7 +237,7 @@ class Simulation:
             case Rejected(task_key, refusal):
                 self._tasks[task_key].tally.refused[refusal.reason.value] += 1
                 self._forget(task_key)
-            case Ended(task_key, refusal):
+            case Ended(task_key, refusal, _):
                 task = self._tasks[task_key]
                 task.tally.evicted["cancel" if refusal is None else refusal.reason.value] += 1
                 self._judge(task, on_time=False)
@@ -244,6 +245,8 @@ class Simulation:
             case Stop(task_key):
                 self._stop(self._tasks[task_key])
                 self._forget(task_key)
+            case Preempt(task_key):
+                self._interrupt(self._tasks[task_key])
             case SessionExpired():
                 pass
             case _:
@@ -322,6 +325,12 @@ class Simulation:
         self._ledger.running -= 1
         self._ledger.busy_ms += self._now_ms - task.started_ms
 
+    def _interrupt(self, task: _SimulatedTask) -> None:
+        self._stop(task)
+        task.resuming = True
+        task.tally.preemptions += 1
+        self._ledger.count_resuming(task.arrival.priority, +1)
+
     def _judge(self, task: _SimulatedTask, *, on_time: bool) -> None:
         if task.at_admission is not None:
             self._ledger.at_admission.add(task.at_admission, on_time)
@@ -357,5 +366,10 @@ def _replicas(pool: FleetPool) -> Iterable[ReplicaSpec]:
     digits = len(str(pool.replicas))
     for number in range(pool.replicas):
         yield ReplicaSpec(
-            f"r{number:0{digits}}", spec.id, key, pool.slots_per_replica, ctx_max=spec.ctx
+            f"r{number:0{digits}}",
+            spec.id,
+            key,
+            pool.slots_per_replica,
+            ctx_max=spec.ctx,
+            interruptible=True,
         )

@@ -26,10 +26,11 @@ class Rejected(Value, frozen=True):
 
 class Ended(Value, frozen=True):
     """A waiting task reached its terminal state inside the core: evicted, past its deadline, or
-    cancelled (`refusal` is None)."""
+    cancelled (`refusal` is None). `preempted`: it made way for a task of a higher priority."""
 
     task_key: str
     refusal: Refusal | None
+    preempted: bool = False
 
 
 class Dispatch(Value, frozen=True):
@@ -49,8 +50,17 @@ class Stop(Value, frozen=True):
     replica_id: str
 
 
+class Preempt(Value, frozen=True):
+    """Interrupt a running task for a more urgent one: close its upstream connection. It comes back
+    with a `Dispatch`, and is decoded again from its first token (ORCH-3086)."""
+
+    task_key: str
+    pool_id: str
+    replica_id: str
+
+
 class SessionExpired(Value, frozen=True):
     session_key: str
 
 
-Effect = Admitted | Rejected | Ended | Dispatch | Stop | SessionExpired
+Effect = Admitted | Rejected | Ended | Dispatch | Stop | Preempt | SessionExpired

@@ -28,11 +28,13 @@ class Code(StrEnum):
 
 
 class Reason(StrEnum):
-    """What exactly decided; the `reason` label of metrics (budget: 16 values)."""
+    """What exactly decided; the `reason` label of metrics, whose budget is 16
+    values for each metric: no refusal is for CLIENT, TIMEOUT or WORKER."""
 
     QUEUE_FULL = "queue-full"
     DROPPED_LRU = "drop-lru"
     SHED = "shed-low-priority"
+    PREEMPTED = "preempted"
     RATE_LIMIT = "rate-limit"
     QUOTA = "quota"
     BUDGET = "budget"

@@ -90,6 +90,12 @@ class Aborted(Value, frozen=True):
     tokens_out: int = 0
 
 
+class TokensShown(Value, frozen=True):
+    """The first token of a running best_effort task went out: it can be run again no more."""
+
+    task_key: str
+
+
 class WorkerLost(Value, frozen=True):
     """A running task's worker died. `resume=True` asks for another replica of the same set, before
     everything that waits; with none Ready the task waits for one until its deadline."""
@@ -130,6 +136,7 @@ Event = (
     | Cancel
     | Finished
     | Aborted
+    | TokensShown
     | WorkerLost
     | SessionRestored
     | SessionForgotten

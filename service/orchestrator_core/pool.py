@@ -41,6 +41,24 @@ class TenantPolicy:
     rps: float | None = None
 
 
+class PreemptionMode(StrEnum):
+    """Who makes way for an urgent task that would be late (ORCH-3085, ORCH-3086)."""
+
+    OFF = "off"
+    SOFT = "soft"  # waiting tasks only
+    HARD = "hard"  # running ones as well
+
+
+@dataclass(frozen=True, slots=True)
+class PreemptionPolicy:
+    """`max_per_min` bounds hard preemptions of the pool in any minute; tasks of a `protected`
+    priority are never interrupted."""
+
+    mode: PreemptionMode = PreemptionMode.SOFT
+    max_per_min: int = 6
+    protected: frozenset[Priority] = frozenset({Priority.INTERACTIVE})
+
+
 @dataclass(frozen=True, slots=True)
 class PoolSpec:
     """What the configuration says of one pool, as far as scheduling needs it.
@@ -68,6 +86,7 @@ class PoolSpec:
     same_engine_version: bool = True
     anti_affinity: tuple[str, ...] = ()
     prefix_reuse: frozenset[Determinism] = frozenset()
+    preemption: PreemptionPolicy = PreemptionPolicy()
 
     def reuses_prefix(
         self, workload: Workload, determinism: Determinism, kv_hint: str | None
@@ -102,7 +121,8 @@ class SetKey:
 class ReplicaSpec:
     """A replica as its engine reported it when it became Ready.
 
-    `kv_bytes_max` is all the KV it can hold; 0 where the engine does not tell.
+    `kv_bytes_max` is all the KV it can hold; 0 where the engine does not tell. `interruptible`:
+    its adapter proved that a decode can be broken off and its slot is free then.
     """
 
     id: str
@@ -112,3 +132,4 @@ class ReplicaSpec:
     ctx_max: int
     labels: tuple[tuple[str, str], ...] = field(default=())
     kv_bytes_max: int = 0
+    interruptible: bool = False

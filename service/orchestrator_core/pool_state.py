@@ -9,6 +9,7 @@ ORCH-3046, ORCH-3077.
 from __future__ import annotations
 
 from bisect import bisect_left, insort
+from collections.abc import Collection
 from enum import StrEnum
 
 from orchestrator_core.estimator import (
@@ -22,6 +23,7 @@ from orchestrator_core.placement.anti_affinity import TenantSpread
 from orchestrator_core.placement.filter import serving
 from orchestrator_core.placement.pick import Wish
 from orchestrator_core.pool import PoolSpec
+from orchestrator_core.preemption_window import PreemptionWindow
 from orchestrator_core.queueing.pool_queue import PoolQueue
 from orchestrator_core.replica_sets import ReplicaSet
 from orchestrator_core.replicas import Replica, ReplicaTable
@@ -45,15 +47,18 @@ class LiveTask:
         "avoid",
         "expected_end_ms",
         "group",
+        "interruptions",
         "pool",
         "replica",
         "reservation",
         "sequence",
         "session",
+        "shown",
         "spent_ms",
         "stage",
         "started_ms",
         "task",
+        "yielding",
     )
 
     def __init__(
@@ -71,6 +76,9 @@ class LiveTask:
         self.avoid: Replica | None = None  # where its worker died; second choice from then on
         self.started_ms = 0
         self.spent_ms = 0  # on replicas that were lost
+        self.interruptions = 0  # for more urgent tasks
+        self.yielding = False  # resumes after the urgent task that interrupted it
+        self.shown = False  # tokens of a best_effort task went out: it cannot run again
         self.expected_end_ms = 0.0
 
 
@@ -84,6 +92,7 @@ class Pool:
         self.running: dict[str, LiveTask] = {}
         self.resuming: list[tuple[int, LiveTask]] = []  # by admission
         self.draining = False
+        self.preemptions = PreemptionWindow()
         self._spread: TenantSpread | None = None
         self._neighbours: list[Replica] = []  # every replica, where some have a known topology
         self._serving: list[Replica] = []
@@ -159,6 +168,7 @@ class Pool:
         replica.acquire()
         live.stage, live.replica, live.group = Stage.RUNNING, replica, replica.group
         live.attempt += 1
+        live.yielding = False
         live.started_ms = now_ms
         live.expected_end_ms = now_ms + replica.group.times.task_ms(live.task)
         insort(self._ends, (live.expected_end_ms, live.sequence))
@@ -198,17 +208,32 @@ class Pool:
         """How many tasks of the tenant run here, or have run and will resume."""
         return self._active.get(tenant, 0)
 
-    def position(self, task: Task, sequence: int) -> int:
-        """Tasks that go before a waiting task, or before one that would wait."""
-        return len(self.resuming) + self.queue.position(task, sequence)
+    def position(self, task: Task, sequence: int, *, count_below: bool = True) -> int:
+        """Tasks that go before a waiting task, or before one that would wait; those of a lower
+        priority count unless `count_below` is false (those that resume always do)."""
+        return len(self.resuming) + self.queue.position(task, sequence, count_below=count_below)
 
-    def start_delay_ms(self, ahead: int, now_ms: int) -> int:
-        """Milliseconds until the next slot is free for a task with `ahead` others before it."""
-        free = self.slots_free()
-        every = 1 + (free + len(self._ends)) // MAX_SLOTS_MODELLED  # one slot stands for so many
-        running = sorted(remaining_ms(end, now_ms) for end, _ in self._ends[::every])
+    def start_delay_ms(
+        self, ahead: int, now_ms: int, interrupted: Collection[LiveTask] = ()
+    ) -> int:
+        """Milliseconds until the next slot is free for a task with `ahead` others before it, were
+        these running tasks `interrupted` now."""
+        free = self.slots_free() + len(interrupted)
+        ends = self._ends
+        if interrupted:
+            gone = {live.sequence for live in interrupted}
+            ends = [end for end in ends if end[1] not in gone]
+        every = 1 + (free + len(ends)) // MAX_SLOTS_MODELLED  # one slot stands for so many
+        running = sorted(remaining_ms(end, now_ms) for end, _ in ends[::every])
         slots = [0.0] * (free // every) + running
         return round(start_delay_ms(ahead // every, slots, self._mean_task_ms()))
+
+    def busy_ms(self, task: Task, now_ms: int) -> float:
+        """Milliseconds until a slot is free again, once `task` has taken the last one."""
+        if (group := self.times) is None:
+            return 0.0
+        running = (remaining_ms(end, now_ms) for end, _ in self._ends[:1])
+        return min(group.times.task_ms(task), *running)
 
     def drain_to_half_ms(self, now_ms: int) -> int:
         """Milliseconds until the queue should be half empty; 0 while it is not above half."""

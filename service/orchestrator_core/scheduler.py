@@ -23,6 +23,7 @@ from orchestrator_core.effects import (
     Dispatch,
     Effect,
     Ended,
+    Preempt,
     Rejected,
     SessionExpired,
     Stop,
@@ -42,15 +43,17 @@ from orchestrator_core.events import (
     SessionRestored,
     Submit,
     Tick,
+    TokensShown,
     WorkerLost,
 )
 from orchestrator_core.limits import Limits
 from orchestrator_core.placement.pick import pick
-from orchestrator_core.pool import FullPolicy
+from orchestrator_core.pool import FullPolicy, PreemptionMode
 from orchestrator_core.pool_state import LiveTask, Pool, Stage
+from orchestrator_core.preemption import at_risk, interruptible, may_interrupt
 from orchestrator_core.replica_sets import ReplicaSet, ReplicaSetRegistry
 from orchestrator_core.sessions.session_table import Reservation, Session, SessionTable
-from orchestrator_core.task import Task, Workload
+from orchestrator_core.task import Priority, Task, Workload
 
 
 class Scheduler(queries.Queries):
@@ -87,6 +90,9 @@ class Scheduler(queries.Queries):
                 self._cancel(event, now_ms, effects)
             case Aborted():
                 self._abort(event, now_ms, effects)
+            case TokensShown(task_key):
+                if (shown := self._live.get(task_key)) is not None:
+                    shown.shown = True
             case WorkerLost():
                 self._lose_worker(event, now_ms, effects)
             case Recover():
@@ -139,7 +145,9 @@ class Scheduler(queries.Queries):
         for key, rps, _ in rate_keys(pool, task):
             self._rates.take(key, rps, now_ms)
         if place.victim is not None:
-            self._evict(self._live[place.victim.key], now_ms, effects)
+            self._evict(self._live[place.victim.key], task, now_ms, effects)
+        for _ in range(place.relief.waiting):
+            self._remove_below(pool, task, now_ms, effects)
         session, gone = self._sessions.open(task.session_key, now_ms)
         effects.extend(map(SessionExpired, gone))
         session.turns += 1
@@ -150,10 +158,14 @@ class Scheduler(queries.Queries):
             effects += (self._promise(live, now_ms), dispatch)
             return
         pool.queue.push(task, live.sequence)
-        if not place.at_once:
+        if not place.at_once and not place.relief.running:
             effects.append(self._promise(live, now_ms))
             return
         dispatched: list[Effect] = []
+        for victim in place.relief.running:
+            self._interrupt(victim, now_ms, effects)
+        for _ in place.relief.running:
+            self._start_next(pool, task.priority, now_ms, dispatched)
         self._dispatch(pool, now_ms, dispatched)
         effects.append(self._promise(live, now_ms))
         effects.extend(dispatched)
@@ -181,6 +193,8 @@ class Scheduler(queries.Queries):
         pool.repin()
         if pool.draining:
             return
+        if pool.resuming:
+            self._let_urgent_pass(pool, now_ms, effects)
         for _, live in tuple(pool.resuming):
             group = live.group or pool.group
             preferred = live.session.preferred()
@@ -189,13 +203,73 @@ class Scheduler(queries.Queries):
                 pool.leave_resumption(live)
                 pool.begin(live, replica, now_ms)
                 effects.append(Dispatch(live.task.key, pool.spec.id, replica.spec.id, live.attempt))
-        while pool.slots_free() and (task := pool.queue.peek()) is not None:
+        while pool.slots_free() and self._start_next(pool, None, now_ms, effects):
+            pass
+
+    def _start_next(
+        self, pool: Pool, priority: Priority | None, now_ms: int, effects: list[Effect]
+    ) -> bool:
+        """Give a free slot to the next waiting task (of one priority, if given); False when nobody
+        may have it."""
+        while (task := pool.queue.peek(priority)) is not None:
             live = self._live[task.key]
             if task.deadline_at_ms <= now_ms:  # no slot is spent on a task whose time is over
                 self._end(live, _past_deadline(live, now_ms), effects)
                 continue
-            pool.queue.pop()
+            pool.queue.pop(priority)
             effects.append(self._start(live, now_ms))
+            return True
+        return False
+
+    def _interrupt(self, live: LiveTask, now_ms: int, effects: list[Effect]) -> None:
+        """Take the slot of a running task; it keeps its place, behind the urgent one (ORCH-3086).
+
+        What it has done is done again at nobody's expense: the session's time is not charged.
+        """
+        pool = live.pool
+        replica = pool.leave_replica(live)
+        pool.preemptions.count(now_ms)
+        live.interruptions += 1
+        live.yielding = True
+        live.avoid = None
+        pool.await_resumption(live)
+        effects.append(Preempt(live.task.key, pool.spec.id, replica.spec.id))
+
+    def _let_urgent_pass(self, pool: Pool, now_ms: int, effects: list[Effect]) -> None:
+        """An interrupted task does not take a slot only to lose it again to the next urgent one.
+
+        It counts as a preemption: the pool's bound holds for those that pass, too.
+        """
+        while 0 < pool.slots_free() <= len(pool.resuming) and may_interrupt(pool, now_ms):
+            _, first = pool.resuming[0]
+            urgent = pool.queue.peek(Priority.INTERACTIVE)
+            if urgent is None or urgent.priority.rank >= first.task.priority.rank:
+                return
+            if not at_risk(pool, urgent, pool.busy_ms(first.task, now_ms), now_ms):
+                return
+            pool.preemptions.count(now_ms)
+            self._start_next(pool, urgent.priority, now_ms, effects)
+
+    def _relieve(
+        self, pool: Pool, now_ms: int, effects: list[Effect], dispatched: list[Effect]
+    ) -> None:
+        """The next urgent task would miss its deadline by now: interrupt for it (ORCH-3086).
+
+        Interruptions go to `effects`, before anything is dispatched: nothing that happens to a
+        replica in between can overtake them.
+        """
+        while may_interrupt(pool, now_ms) and not pool.slots_free():
+            task = pool.queue.peek(Priority.INTERACTIVE)
+            if task is None:
+                return
+            ahead = self._ahead(self._live[task.key])
+            if not at_risk(pool, task, pool.start_delay_ms(ahead, now_ms), now_ms):
+                return
+            victims = interruptible(pool, task, now_ms)
+            if not victims:
+                return
+            self._interrupt(victims[0], now_ms, effects)
+            self._start_next(pool, task.priority, now_ms, dispatched)
 
     def _start(self, live: LiveTask, now_ms: int) -> Dispatch:
         """Give a task that waits no more one of the free slots of its pool."""
@@ -298,7 +372,10 @@ class Scheduler(queries.Queries):
             for _, live in tuple(pool.resuming):
                 if live.task.deadline_at_ms <= now_ms:
                     self._end(live, _past_deadline(live, now_ms), effects)
-            self._dispatch(pool, now_ms, effects)
+            dispatched: list[Effect] = []
+            self._dispatch(pool, now_ms, dispatched)
+            self._relieve(pool, now_ms, effects, dispatched)
+            effects.extend(dispatched)
         effects.extend(map(SessionExpired, self._sessions.expire(now_ms)))
 
     def _expire_queue(self, pool: Pool, now_ms: int, effects: list[Effect]) -> None:
@@ -307,7 +384,22 @@ class Scheduler(queries.Queries):
             self._settle(live, 0, 0)
             effects.append(Ended(task.key, _past_deadline(live, now_ms)))
 
-    def _evict(self, live: LiveTask, now_ms: int, effects: list[Effect]) -> None:
+    def _remove_below(self, pool: Pool, urgent: Task, now_ms: int, effects: list[Effect]) -> None:
+        """A waiting task of a lower priority goes, so that the urgent one is on time."""
+        if (task := pool.queue.give_way(urgent.priority)) is None:
+            return
+        live = self._live.pop(task.key)
+        self._settle(live, 0, 0)
+        refusal = Refusal(
+            Code.ADMISSION_REJECT, Reason.PREEMPTED,
+            f"a more urgent task of pool {pool.spec.id} would have missed its deadline",
+            retriable=True, policy_label=Reason.PREEMPTED.value,
+            retry_after_ms=max(1, min(pool.start_delay_ms(0, now_ms), MAX_RETRY_MS)),
+            engine=task.engine, pool_id=pool.spec.id,
+        )  # fmt: skip
+        effects.append(Ended(task.key, refusal, preempted=True))
+
+    def _evict(self, live: LiveTask, newcomer: Task, now_ms: int, effects: list[Effect]) -> None:
         """Make room in the queue at this waiting task's expense."""
         pool = live.pool
         dropping = pool.spec.full_policy is FullPolicy.DROP_LRU
@@ -321,9 +413,18 @@ class Scheduler(queries.Queries):
             engine=pool.spec.engine,
             pool_id=pool.spec.id,
         )
-        self._end(live, refusal, effects)
+        above = newcomer.priority.rank < live.task.priority.rank
+        preempted = above and pool.spec.preemption.mode is not PreemptionMode.OFF
+        self._end(live, refusal, effects, preempted=preempted)
 
-    def _end(self, live: LiveTask, refusal: Refusal | None, effects: list[Effect]) -> None:
+    def _end(
+        self,
+        live: LiveTask,
+        refusal: Refusal | None,
+        effects: list[Effect],
+        *,
+        preempted: bool = False,
+    ) -> None:
         """End a task that does not run: it leaves the queue, or the line of those that resume."""
         if live.stage is Stage.RESUMING:
             live.pool.leave_resumption(live)
@@ -333,7 +434,7 @@ class Scheduler(queries.Queries):
             live.pool.queue.remove(live.task.key)
             self._settle(live, 0, 0)
         del self._live[live.task.key]
-        effects.append(Ended(live.task.key, refusal))
+        effects.append(Ended(live.task.key, refusal, preempted))
 
     def _release(self, live: LiveTask, now_ms: int, effects: list[Effect]) -> None:
         """A running task has ended: its slot and its tenant's place go to whoever is next."""

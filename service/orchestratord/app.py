@@ -174,10 +174,11 @@ class Orchestrator:
         self.scheduling.on_admitted = self.admission.write_down
         self.scheduling.on_dispatch = self.dispatcher.start
         self.scheduling.on_stop = self.dispatcher.stop
+        self.scheduling.on_preempt = self.dispatcher.preempt
         self.scheduling.on_ended = self.termination.evict
         self.replicas.report_broken = self.pool_host.report_broken
         self.replicas.on_lost = self.dispatcher.lose_replica
-        self.dispatcher.on_failover = self.hub.notice
+        self.dispatcher.on_disturbance = self.hub.notice
         if config.streams.on_disconnect == "cancel":
             self.hub.on_abandoned = self.cancellation.request
         for pool in config.pools:

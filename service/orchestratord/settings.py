@@ -10,7 +10,14 @@ from collections.abc import Mapping
 from orch_config import Config
 from orch_config.types import Pool, SamplerProfile
 from orchestrator_core.limits import Limits
-from orchestrator_core.pool import FullPolicy, PoolSpec, PriorityPolicy, TenantPolicy
+from orchestrator_core.pool import (
+    FullPolicy,
+    PoolSpec,
+    PreemptionMode,
+    PreemptionPolicy,
+    PriorityPolicy,
+    TenantPolicy,
+)
 from orchestrator_core.task import Determinism, Priority
 from orchestratord.api.keys import KeyRing, Principal, hash_key
 from orchestratord.services.replicas import PoolTraits
@@ -59,6 +66,15 @@ def _prefix_reuse(pool: Pool) -> frozenset[Determinism]:
     return frozenset({Determinism.BEST_EFFORT})
 
 
+def _preemption(pool: Pool) -> PreemptionPolicy:
+    hard = pool.preemption.hard_requirements
+    return PreemptionPolicy(
+        mode=PreemptionMode(pool.preemption.mode),
+        max_per_min=hard.max_preemptions_per_min,
+        protected=frozenset(map(Priority, hard.protect_priorities)),
+    )
+
+
 def pool_traits(config: Config, pool: Pool) -> PoolTraits:
     """What scheduling and dispatch need of a pool."""
     spec = PoolSpec(
@@ -79,6 +95,7 @@ def pool_traits(config: Config, pool: Pool) -> PoolTraits:
         same_engine_version=pool.require_same_engine_version,
         anti_affinity=tuple(pool.placement.anti_affinity),
         prefix_reuse=_prefix_reuse(pool),
+        preemption=_preemption(pool),
     )
     return PoolTraits(
         spec=spec,

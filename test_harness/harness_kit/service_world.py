@@ -168,10 +168,11 @@ class Life:
         self.scheduling.on_admitted = self.admission.write_down
         self.scheduling.on_dispatch = self.dispatcher.start
         self.scheduling.on_stop = self.dispatcher.stop
+        self.scheduling.on_preempt = self.dispatcher.preempt
         self.scheduling.on_ended = self.termination.evict
         self.replicas.report_broken = lambda _pool, replica: world.probe_later(replica)
         self.replicas.on_lost = self.dispatcher.lose_replica
-        self.dispatcher.on_failover = self.hub.notice
+        self.dispatcher.on_disturbance = self.hub.notice
         if setup.cancel_on_disconnect:
             self.hub.on_abandoned = self.cancellation.request
         self.links: list[Link] = []

@@ -17,8 +17,9 @@ from typing import NamedTuple
 
 from orchestrator_core.admission.rate_limit import RateLimiter
 from orchestrator_core.errors import Code, Reason, Refusal
-from orchestrator_core.pool import FullPolicy
+from orchestrator_core.pool import FullPolicy, PreemptionMode
 from orchestrator_core.pool_state import Pool
+from orchestrator_core.preemption import NO_RELIEF, Relief, find_relief, has_below
 from orchestrator_core.sessions.session_table import Reservation, SessionTable
 from orchestrator_core.task import Task, Workload
 
@@ -33,12 +34,14 @@ MAX_RETRY_MS = 60_000
 
 
 class Place(NamedTuple):
-    """Where the task may go; `victim` leaves that pool's queue for it."""
+    """Where the task may go; `victim` leaves that pool's full queue for it, and what `relief` says
+    makes way so that it is on time."""
 
     pool: Pool
     reservation: Reservation
     at_once: bool
     victim: Task | None
+    relief: Relief = NO_RELIEF
 
 
 def find_place(
@@ -154,14 +157,26 @@ def _place_in(
         return replace(refused, engine=task.engine, pool_id=pool.spec.id)
     at_once = pool.slots_free() > 0 and not pool.queue.is_held(task.tenant)
     late = _deadline_refusal(pool, task, service_ms, sequence, at_once, now_ms)
-    if late is not None:
-        return late
     if at_once:
-        return Place(pool, reservation, True, None)
+        return late or Place(pool, reservation, True, None)
     room = pool.queue.find_room(task.priority)
+    relief: Relief | None = NO_RELIEF
+    # Before speed is known nobody is refused, but an urgent task need not wait for that.
+    guessed = not service_ms and pool.spec.preemption.mode is PreemptionMode.HARD
+    if (late is not None or guessed) and room is not None:
+        relief = _relief(pool, task, sequence, now_ms)
+    if late is not None and (room is None or relief is None):
+        return late
     if room is None:
         return _full(pool, task, now_ms)
-    return Place(pool, reservation, False, room.victim)
+    return Place(pool, reservation, False, room.victim, relief or NO_RELIEF)
+
+
+def _relief(pool: Pool, task: Task, sequence: int, now_ms: int) -> Relief | None:
+    """What makes way for a task that would be late; a tenant at its own quota waits for itself."""
+    if not has_below(task.priority) or pool.queue.is_held(task.tenant):
+        return None
+    return find_relief(pool, task, sequence, now_ms)
 
 
 def _deadline_refusal(

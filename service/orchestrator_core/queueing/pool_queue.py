@@ -162,24 +162,41 @@ class PoolQueue:
                 return waiting[1]
         return None
 
-    def peek(self) -> Task | None:
-        """The next task in fair order; None when nobody may go. O(1)."""
-        if (priority := self._root.pick()) is None:
+    def peek(self, priority: Priority | None = None) -> Task | None:
+        """The next task in fair order (of one priority, if given), None when none may go. O(1)."""
+        chosen = priority or self._root.pick()
+        if chosen is None:
             return None
-        cls = self._classes[priority]
-        tenant = cls.shares.pick()
-        assert tenant is not None  # the root holds a class whose flows are all held
+        cls = self._classes[chosen]
+        if (tenant := cls.shares.pick()) is None:
+            return None
         return cls.flows[tenant].head
 
-    def pop(self) -> Task | None:
-        """The next task in fair order, charged to its flow; None when nobody may go. O(log n)."""
-        if (task := self.peek()) is None:
+    def pop(self, priority: Priority | None = None) -> Task | None:
+        """Take what `peek` shows and charge it to its flow; None when nobody may go. O(log n)."""
+        if (task := self.peek(priority)) is None:
             return None
         cls = self._classes[task.priority]
         self._root.charge(task.priority, task.cost_tokens)
         cls.shares.charge(task.tenant, task.cost_tokens)
         self._take(cls, task)
         return task
+
+    def give_way(self, below: Priority) -> Task | None:
+        """Take out the most recent task of the lowest priority below this one; None if none waits.
+
+        Its class gives up a turn of the average cost of its tasks, so that the one who would have
+        gone next goes one turn later. O(log n).
+        """
+        for priority in _not_above(below)[:-1]:
+            cls = self._classes[priority]
+            for _, task in reversed(cls.arrivals.values()):
+                if task.tenant in self._held:
+                    continue  # it takes nobody's turn
+                self._root.charge(priority, -(-cls.cost_tokens // len(cls.arrivals)))
+                self._take(cls, task)
+                return task
+        return None
 
     def hold(self, tenant: str, held: bool) -> None:
         """Skip the tenant's flows (it runs `max_concurrent` tasks) or stop it. O(log flows)."""
@@ -211,10 +228,11 @@ class PoolQueue:
                     self._take(cls, flow.head)
         return expired
 
-    def position(self, task: Task, sequence: int) -> int:
+    def position(self, task: Task, sequence: int, *, count_below: bool = True) -> int:
         """How many waiting tasks go before `task`, were nothing else to arrive; it may but need not
         wait here already. Exact within a flow and between flows of equally expensive tasks, else an
-        estimate from each flow's average; held flows count as absent. O(flows + log n)."""
+        estimate from each flow's average; held flows count as absent; those of a lower priority
+        count unless `count_below` is false. O(flows + log n)."""
         cls = self._classes[task.priority]
         flow = cls.flows.get(task.tenant)
         own, own_tokens = flow.ahead(turn_of(task, sequence)) if flow is not None else (0, 0)
@@ -229,7 +247,9 @@ class PoolQueue:
         others = [
             (priority, len(other.arrivals), other.cost_tokens)
             for priority, other in self._classes.items()
-            if other is not cls and other.arrivals
+            if other is not cls
+            and other.arrivals
+            and (count_below or other.policy.name.rank < task.priority.rank)
         ]
         rank = task.priority.rank
         above, _ = self._root.ahead(

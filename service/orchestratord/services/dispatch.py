@@ -3,8 +3,8 @@
 On the token path: the adapter calls `Attempt.on_tokens` from the event loop with the tokens of one
 read; they are appended to the task's log, whose readers write them out. No coroutine, queue, lock
 or log line per token. Invariants: every attempt ends in exactly one event to the core (Finished,
-Aborted or WorkerLost), or in a Stop that came from it; a stopped attempt is never heard again.
-Requirements: ORCH-3017, ORCH-3026, ORCH-3201.
+Aborted or WorkerLost), or in a Stop or Preempt that came from it, and is never heard again then.
+Requirements: ORCH-3017, ORCH-3026, ORCH-3086, ORCH-3201.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ import structlog
 
 from orchestrator_core.effects import Dispatch
 from orchestrator_core.errors import Code, Reason, Refusal
-from orchestrator_core.events import Aborted, Finished, WorkerLost
+from orchestrator_core.events import Aborted, Finished, TokensShown, WorkerLost
+from orchestrator_core.pool import PreemptionMode
 from orchestrator_core.task import Determinism, Workload
 from orchestratord.ports.journal import Journal
 from orchestratord.services import records
@@ -68,7 +69,7 @@ class Dispatcher:
         self._running: dict[str, Attempt] = {}
         self.idle = asyncio.Event()
         self.idle.set()
-        self.on_failover: Callable[[Job], None] | None = None
+        self.on_disturbance: Callable[[Job], None] | None = None
 
     @property
     def running(self) -> Iterable[Attempt]:
@@ -89,6 +90,8 @@ class Dispatcher:
         job.engine_version = replica.properties.engine_version
         job.model_digest = replica.properties.model_digest
         self.telemetry.started(job, replica)
+        if job.preempted:
+            self._resume(job)
         attempt = Attempt(self, job, replica)
         self._running[job.task.key] = attempt
         self.idle.clear()
@@ -122,6 +125,39 @@ class Dispatcher:
         if job.phase not in (Phase.ENDING, Phase.ENDED):
             self.termination.cancel(job)
 
+    def preempt(self, job: Job) -> None:
+        """The core gave the slot to a more urgent task: close the upstream connection. The task
+        waits; what its readers have stays, and what was decoded is decoded again (ORCH-3086)."""
+        attempt = self._release(job)
+        if attempt is None:
+            return  # it was on its way out; whatever ended it has told the core
+        attempt.detach()
+        job.phase = Phase.WAITING
+        job.preempted = True
+        job.preemptions += 1
+        job.kv_warm = False
+        self.telemetry.preempted(job, "hard")
+        log.info("task.preempted", **self.telemetry.log_fields(job), tokens_out=job.log.tokens)
+        self._tell(job)
+
+    def _resume(self, job: Job) -> None:
+        job.preempted = False
+        # Neither the wait nor the work that is done again counts against `timeouts.wall_ms`.
+        job.excused_ms = max(0, self.scheduling.clock_ms() - job.first_dispatch_ms)
+        self.telemetry.resumed(job)
+        log.info("task.resumed", **self.telemetry.log_fields(job), tokens_out=job.log.tokens)
+        self._tell(job)
+
+    def tokens_shown(self, job: Job) -> None:
+        """A best_effort task cannot be interrupted from now on, where that may happen at all."""
+        policy = self.replicas.pools[job.pool_id].spec.preemption
+        if policy.mode is PreemptionMode.HARD:
+            self.scheduling.step(TokensShown(job.task.key))
+
+    def _tell(self, job: Job) -> None:
+        if self.on_disturbance is not None:
+            self.on_disturbance(job)
+
     def abort(self, attempt: Attempt, refusal: Refusal) -> None:
         """A service gave the attempt up (watchdog, mismatch, request fault): a typed error."""
         job = attempt.job
@@ -143,7 +179,8 @@ class Dispatcher:
             return
         attempt.detach()
         strict = job.task.determinism is Determinism.STRICT
-        resume = (strict or not job.log.tokens) and job.attempts < MAX_ATTEMPTS
+        broken = job.attempts - job.preemptions
+        resume = (strict or not job.log.tokens) and broken < MAX_ATTEMPTS
         self.telemetry.failover(job, "resumed" if resume else "lost")
         log.warning(
             "task.worker_lost",
@@ -158,8 +195,7 @@ class Dispatcher:
             job.failovers += 1
             job.kv_warm = False
             job.phase = Phase.WAITING
-            if self.on_failover is not None:
-                self.on_failover(job)
+            self._tell(job)
         else:
             self.termination.fail(
                 job,
@@ -293,6 +329,8 @@ class Attempt:
         if not job.first_token_ms:
             job.first_token_ms = self._dispatcher.scheduling.clock_ms()
             self._dispatcher.telemetry.first_token(job, self.replica)
+            if job.task.determinism is Determinism.BEST_EFFORT:
+                self._dispatcher.tokens_shown(job)
         self._count(len(pieces))
         job.log.append(pieces)
 

@@ -89,6 +89,13 @@ class Job:
     ended_ms: int = 0
     attempts: int = 0
     failovers: int = 0
+    # Interrupted for a more urgent task and not running yet again; how often that happened; and
+    # whether it was removed for one while it waited.
+    preempted: bool = False
+    preemptions: int = 0
+    made_way: bool = False
+    # Of the time since its first dispatch: what preemption cost it.
+    excused_ms: int = 0
     session_until_ms: int = 0
     tokens_in: int = 0
     kv_warm: bool = False

@@ -22,6 +22,8 @@ from worker_adapters.adapter_api.types import EngineClient, EngineProperties
 log = structlog.get_logger("orchestratord.replicas")
 
 UNKNOWN_DIGEST = "unknown"
+# The feature of an engine whose adapter proved that closing a decode frees its slot (ORCH-3086).
+INTERRUPTIBLE = "interruptible_decode"
 
 
 class LossCause(Protocol):
@@ -154,6 +156,7 @@ class ReplicaDirectory:
                     kv_bytes_max=properties.kv_bytes_per_token
                     * properties.slots_total
                     * properties.ctx_max,
+                    interruptible=INTERRUPTIBLE in properties.features,
                 )
             )
         )

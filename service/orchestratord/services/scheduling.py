@@ -16,6 +16,7 @@ from orchestrator_core.effects import (
     Dispatch,
     Effect,
     Ended,
+    Preempt,
     Rejected,
     SessionExpired,
     Stop,
@@ -40,6 +41,7 @@ class SchedulingService:
         self.on_admitted: Callable[[Job], None]
         self.on_dispatch: Callable[[Job, Dispatch], None]
         self.on_stop: Callable[[Job], None]
+        self.on_preempt: Callable[[Job], None]
         self.on_ended: Callable[[Job, Refusal | None], None]
 
     def step(self, event: Event) -> Sequence[Effect]:
@@ -69,10 +71,14 @@ class SchedulingService:
                     self.on_dispatch(job, effect)
             case Ended():
                 if (job := self._jobs.get(effect.task_key)) is not None:
+                    job.made_way = effect.preempted
                     self.on_ended(job, effect.refusal)
             case Stop():
                 if (job := self._jobs.get(effect.task_key)) is not None:
                     self.on_stop(job)
+            case Preempt():
+                if (job := self._jobs.get(effect.task_key)) is not None:
+                    self.on_preempt(job)
             case Admitted():
                 if (job := self._jobs.get(effect.task_key)) is not None:
                     job.pool_id = effect.pool_id

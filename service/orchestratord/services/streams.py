@@ -100,7 +100,7 @@ class StreamReader:
             self.writer.write(KEEP_ALIVE)
 
     def notice(self) -> None:
-        """Something happened that the client plans with (failover): a metrics event now."""
+        """Something the client plans with has happened (failover, preemption): metrics now."""
         if self.next_id > STARTED_ID and not self.writer.congested:
             self.writer.write(self._hub.metrics_event(self.job))
 
@@ -175,11 +175,14 @@ class ReaderHub:
             "kv_warmth": job.kv_warm,
             "kv_migrated": False,
             "failovers": job.failovers,
+            "preempted": job.preempted,
             "tokens_out": job.log.tokens,
             "replica_id": job.replica_id,
             "engine_version": job.engine_version,
             "model_digest": job.model_digest,
         }
+        if job.preempted:
+            data["resumable"] = True  # only such tasks are interrupted (ORCH-3086)
         session = scheduler.session(job.task.session_key, now_ms)
         if session is not None:
             data |= remaining_budgets(session)

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from orchestratord.services.replicas import Replica
 
 # A waiting task that had to go for another one counts as rejected too.
-_EVICTIONS = frozenset({Reason.DROPPED_LRU, Reason.SHED})
+_EVICTIONS = frozenset({Reason.DROPPED_LRU, Reason.SHED, Reason.PREEMPTED})
 
 log = structlog.get_logger("orchestratord.tasks")
 
@@ -164,6 +164,16 @@ class Telemetry:
             self.metrics.tasks_rejected_total.labels(
                 engine=job.task.engine, reason=refusal.reason.value
             ).inc()
+        if job.made_way:
+            self.preempted(job, "soft")
+
+    def preempted(self, job: Job, mode: str) -> None:
+        """It made way for a more urgent task: `soft` while it waited, `hard` while it ran."""
+        self.metrics.preemptions_total.labels(mode=mode, engine=job.task.engine).inc()
+
+    def resumed(self, job: Job) -> None:
+        """An interrupted task runs again."""
+        self.metrics.resumptions_total.labels(engine=job.task.engine).inc()
 
     def ended(self, job: Job, outcome: str) -> None:
         """Its terminal event was decided: the one line that tells its whole story (ORCH-3027)."""
@@ -218,7 +228,7 @@ class Telemetry:
             "sampler_profile_version": task.sampler_profile_version,
             "priority": task.priority.value,
             "weight": self._weights.get((job.pool_id, task.priority)),
-            "preempted": False,  # nothing interrupts a running task in this version
+            "preempted": job.preemptions > 0 or job.made_way,
             "deadline_ms": task.deadline_at_ms - task.arrived_ms,
             "kv_warmth": job.kv_warm,
             **self._pool_fields.get(job.pool_id, {}),

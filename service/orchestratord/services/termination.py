@@ -29,6 +29,7 @@ log = structlog.get_logger("orchestratord.termination")
 _OUTCOMES = {
     Reason.DROPPED_LRU: "dropped",
     Reason.SHED: "dropped",
+    Reason.PREEMPTED: "dropped",
     Reason.DEADLINE: "expired",
 }
 

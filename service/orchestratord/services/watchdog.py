@@ -73,7 +73,7 @@ class Watchdog:
 
     def _overdue(self, attempt: Attempt, now_s: float, now_ms: int) -> str | None:
         traits = self._dispatcher.replicas.pools[attempt.job.pool_id]
-        ran_ms = now_ms - attempt.job.first_dispatch_ms
+        ran_ms = now_ms - attempt.job.first_dispatch_ms - attempt.job.excused_ms
         if ran_ms > traits.wall_ms:
             return f"ran for {ran_ms} ms, more than timeouts.wall_ms {traits.wall_ms}"
         idle_ms = round((now_s - attempt.progress_at_s) * 1000)
