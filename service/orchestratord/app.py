@@ -79,8 +79,9 @@ READER_TICK_S = 1.0
 LOG_FLUSH_S = 0.25
 # Part of `server.shutdown_ms` kept for closing journal and engines after running tasks had theirs.
 SHUTDOWN_RESERVE_S = 2.0
-# Objects here are freed by reference counts; cycles are rare, so look for them rarely.
-GC_THRESHOLDS = (50_000, 20, 50)
+# Objects here are freed by reference counts; cycles are rare, so look for them rarely. A task
+# leaves seven objects: a look comes every 1400 tasks and stops the event loop for about 2 ms.
+GC_THRESHOLDS = (10_000, 10, 50)
 # The journal's thread waits this long for the interpreter lock while the event loop is busy, and
 # every 202 waits for the journal. Python's default is 5 ms.
 SWITCH_INTERVAL_S = 0.0005

@@ -57,15 +57,14 @@ class TaskLog:
             return self.tokens + FIRST_TOKEN_ID
         return self.tokens + 1 if self.started is not None else 0
 
-    def listen(self, listener: Listener) -> Callable[[], None]:
-        """Call `listener()` after every change; returns what ends it (idempotent)."""
+    def listen(self, listener: Listener) -> None:
+        """Call `listener()` after every change, until `unlisten`."""
         self._listeners.append(listener)
 
-        def forget() -> None:
-            if listener in self._listeners:
-                self._listeners.remove(listener)
-
-        return forget
+    def unlisten(self, listener: Listener) -> None:
+        """Call it no more; idempotent."""
+        if listener in self._listeners:
+            self._listeners.remove(listener)
 
     @property
     def listened(self) -> bool:

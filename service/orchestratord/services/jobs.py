@@ -166,11 +166,12 @@ class JobTable:
             heapq.heappush(self._deferred, (0, [row]))
 
     def retain(self, job: Job, now_ms: int) -> None:
-        """The job has ended: keep its log, drop its request."""
+        """The job has ended: keep its log, drop its request and what only a live job needs."""
         job.phase = Phase.ENDED
         job.ended_ms = job.ended_ms or now_ms
         job.payload = None
         job.decode = None
+        job.begun = None
         if self._jobs.get(job.task.key) is job:
             self._ended[job.task.key] = job
             self._ended_bytes += job.retained_bytes

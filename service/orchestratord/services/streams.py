@@ -46,7 +46,6 @@ class StreamReader:
         "_hub",
         "_metrics_due",
         "_open",
-        "_unlisten",
         "job",
         "next_id",
         "quiet_s",
@@ -61,7 +60,7 @@ class StreamReader:
         self.quiet_s = 0.0
         self._metrics_due = False
         self._open = True
-        self._unlisten = job.log.listen(self.pump)
+        job.log.listen(self.pump)
 
     def pump(self) -> None:
         """Write what the log has beyond this reader's place, as far as the writer takes it."""
@@ -108,7 +107,7 @@ class StreamReader:
         """Stop listening; idempotent."""
         if self._open:
             self._open = False
-            self._unlisten()
+            self.job.log.unlisten(self.pump)
             self._hub.forget(self)
 
 

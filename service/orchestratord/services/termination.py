@@ -162,6 +162,7 @@ class TerminationService:
             log.error("journal.lost_end", job_id=end.job.task_id, cause=str(error))
             self._unwritten.append(end)
             return
+        end.job.ended = None
         self._jobs.use_row(end.job, row)
         if not end.shown:
             self._show(end.job, end.event, end.payload)

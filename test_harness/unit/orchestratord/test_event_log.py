@@ -117,11 +117,15 @@ def test_the_end_of_a_lost_log_reaches_a_reader_that_had_more() -> None:
 def test_listeners_hear_every_change_until_they_stop() -> None:
     log = TaskLog()
     heard: list[int] = []
-    forget = log.listen(lambda: heard.append(log.tokens))
+
+    def listener() -> None:
+        heard.append(log.tokens)
+
+    log.listen(listener)
 
     log.start(STARTED)
     log.append([b"a"])
-    forget()
+    log.unlisten(listener)
     log.append([b"b"])
 
     assert heard == [0, 1]

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 from dataclasses import replace
 
 import pytest
@@ -8,7 +9,8 @@ import pytest
 from harness_kit.service_clients import draft, end_event, token_events
 from harness_kit.service_world import ServiceWorld, Setup, run_world
 from orchestratord.services import streams
-from orchestratord.services.streams import KEEP_ALIVE_S, REPLAY_TOKENS
+from orchestratord.services.jobs import Phase
+from orchestratord.services.streams import KEEP_ALIVE_S, REPLAY_TOKENS, StreamReader
 from worker_adapters.mock.script import Misbehaviour, MockFault, MockScript
 
 SLOW = MockScript(slots_total=1, token_delay_ms=100)
@@ -391,3 +393,25 @@ class TestRetention:
             assert [frame.raw for frame in client.tokens] == token_events(draft(1))
 
         run_world(scenario, Setup(engines={"r0": SLOW}, retain_s=1))
+
+
+def test_a_stream_that_has_ended_leaves_nothing_to_the_garbage_collector() -> None:
+    async def scenario(world: ServiceWorld) -> None:
+        await world.admit(draft(1))
+        await world.advance(1.0)
+        job = world.life.jobs.get(draft(1).key)
+        assert job is not None
+        assert job.phase is Phase.ENDED
+        gc.collect()
+        gc.disable()
+
+        try:
+            world.life.hub.attach(job, 0, OneWriteAtATime()).pump()
+            left = [found for found in gc.get_objects() if isinstance(found, StreamReader)]
+        finally:
+            gc.enable()
+
+        assert left == []
+        assert job.begun is job.ended is None
+
+    run_world(scenario)
