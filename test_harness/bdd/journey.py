@@ -50,6 +50,7 @@ class Journey:
         self._stage = stage
         self._scenery: Scenery | None = None
         self._seen_before: dict[tuple[str, str], int] = {}
+        self._seen_at_crash: dict[tuple[str, str], int] = {}
         self._sessions: dict[str, str] = {}
         self._probes: dict[str, HttpProbe] = {}
         self._dead: list[GatedEngine] = []
@@ -80,9 +81,11 @@ class Journey:
         (engine,) = self.engines(pool).values()
         return engine
 
-    def decodes(self, pool: str, replica: str) -> list[DecodeSeen]:
-        """What that engine was asked for in this scenario."""
-        return self.engines(pool)[replica].decodes[self._seen_before[pool, replica] :]
+    def decodes(self, pool: str, replica: str, *, since_crash: bool = False) -> list[DecodeSeen]:
+        """What that engine was asked for in this scenario, or since the service died."""
+        engine = self.engines(pool)[replica]
+        seen_before = self._seen_at_crash if since_crash else self._seen_before
+        return engine.decodes[seen_before[pool, replica] :]
 
     def kill_engine(self, pool: str, replica: str) -> None:
         """Its port closes, its connections break; it is back for the next scenario."""
@@ -98,15 +101,22 @@ class Journey:
             probe.close()
         self._probes.clear()
         self.service.kill()
+        self._seen_at_crash = self._count_decodes()
         self.service.restart()
 
     def _set(self) -> Scenery:
         if self._scenery is None:
             self._scenery = self._stage.set(self.wanted)
-            for pool, replicas in self._scenery.engines.items():
-                for replica, engine in replicas.items():
-                    self._seen_before[pool, replica] = len(engine.decodes)
+            self._seen_before = self._count_decodes()
         return self._scenery
+
+    def _count_decodes(self) -> dict[tuple[str, str], int]:
+        assert self._scenery is not None
+        return {
+            (pool, replica): len(engine.decodes)
+            for pool, replicas in self._scenery.engines.items()
+            for replica, engine in replicas.items()
+        }
 
     # --- what people do ------------------------------------------------------------------------
 
@@ -188,10 +198,11 @@ class Journey:
 
     # --- what the engines saw ------------------------------------------------------------------
 
-    def ran(self, pool: str) -> list[str]:
+    def ran(self, pool: str, *, since_crash: bool = False) -> list[str]:
         """Names in the order in which the pool's only engine took them up for the first time."""
         (replica,) = self.engines(pool)
-        prompts = [seen.body["prompt"] for seen in self.decodes(pool, replica)]
+        seen = self.decodes(pool, replica, since_crash=since_crash)
+        prompts = [decode.body["prompt"] for decode in seen]
         return list(dict.fromkeys(p for p in prompts if not p.startswith("bystander ")))
 
     def names(self, group: str) -> list[str]:

@@ -16,6 +16,13 @@ def ran_in_order(journey: Journey, pool: str, names: str) -> None:
     assert journey.ran(pool) == quoted(names)
 
 
+@then(parsers.re(r'since then "(?P<pool>[^"]+)" ran (?P<names>".+") in this order'))
+def ran_in_order_since(journey: Journey, pool: str, names: str) -> None:
+    """Since the service was killed."""
+    journey.read_all()
+    assert journey.ran(pool, since_crash=True) == quoted(names)
+
+
 @then(
     parsers.parse(
         'in "{pool}" the tokens of "{more}" and "{less}" were {ratio:d} to 1 while both waited'

@@ -30,7 +30,7 @@ Feature: A restart in the middle
       | tokens_budget_remaining | 34 |
       | turns                   | 3  |
     When the engines of "durable" go on
-    Then "durable" ran "in the slot", "by five", "by six", "by midnight" in this order
+    Then since then "durable" ran "in the slot", "by five", "by six", "by midnight" in this order
     And "in the slot", "by five", "by six" and "by midnight" end well
     And session "diary" of acme shows
       | tokens_budget_remaining | 57 |
