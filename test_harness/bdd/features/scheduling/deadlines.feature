@@ -6,7 +6,7 @@ Feature: Deadlines
     Given pool "timely" with 1 engine of 1 slot
     And pool "double" with 1 engine of 2 slots
 
-  @ORCH-3079 @OC-CORE-1003
+  @ORCH-3079
   Scenario: The earliest deadline goes first, whoever came first
     Given all slots of "timely" are taken
     When acme submits to "timely"
@@ -17,7 +17,7 @@ Feature: Deadlines
     And the engines of "timely" go on
     Then "timely" ran "by five", "by six", "by midnight" in this order
 
-  @ORCH-3079 @ORCH-3093
+  @ORCH-3079
   Scenario: What would come too late is refused, and may come back when it is told to
     Given acme submits 3 interactive tasks "warm-up" of 10 tokens to "timely"
     And all tasks have ended
@@ -37,7 +37,7 @@ Feature: Deadlines
     And "urgent" is sent again until it is admitted
     Then "long read", "patient" and "urgent" end well
 
-  @ORCH-3079 @ORCH-3093
+  @ORCH-3079
   Scenario: What takes longer than its own deadline need not come back
     Given acme submits 3 interactive tasks "warm-up" of 10 tokens to "timely"
     And all tasks have ended
@@ -62,7 +62,7 @@ Feature: Deadlines
     When the engines of "timely" go on
     Then "lasting" ends well
 
-  @ORCH-3081 @ORCH-3100
+  @ORCH-3100
   Scenario: A reader sees how likely the answer is in time
     Given acme submits 3 interactive tasks "warm-up" of 10 tokens to "double"
     And all tasks have ended

@@ -63,7 +63,7 @@ Feature: Sessions
       | tokens_budget_remaining | 77 |
       | queue_depth             | 0  |
 
-  @ORCH-3009 @OC-CORE-1013 @ORCH-3008 @OC-CORE-1012
+  @ORCH-3009 @OC-CORE-1013 @OC-CORE-1012
   Scenario: A session stays on its replica, and a new one goes where there is room
     When acme submits to "pair"
       | task  | session |
