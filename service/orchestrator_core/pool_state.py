@@ -233,7 +233,7 @@ class Pool:
         if (group := self.times) is None:
             return 0.0
         running = (remaining_ms(end, now_ms) for end, _ in self._ends[:1])
-        return min(group.times.task_ms(task), *running)
+        return min([group.times.task_ms(task), *running])
 
     def drain_to_half_ms(self, now_ms: int) -> int:
         """Milliseconds until the queue should be half empty; 0 while it is not above half."""

@@ -58,9 +58,13 @@ def find_relief(pool: Pool, task: Task, sequence: int, now_ms: int) -> Relief | 
     if pool.start_delay_ms(ahead, now_ms) <= latest_ms:
         return NO_RELIEF
     if may_interrupt(pool, now_ms):
-        before = pool.position(task, sequence, count_below=False)
-        victims = interruptible(pool, task, now_ms)
-        victims = victims[: pool.preemptions.left(pool.spec.preemption.max_per_min, now_ms)]
+        left = pool.preemptions.left(pool.spec.preemption.max_per_min, now_ms)
+        # Those that were interrupted let it pass, too (`may_interrupt`: nobody else resumes).
+        passed = min(len(pool.resuming), left)
+        if pool.start_delay_ms(ahead - passed, now_ms) <= latest_ms:
+            return NO_RELIEF
+        before = pool.position(task, sequence, count_below=False) - len(pool.resuming)
+        victims = interruptible(pool, task, now_ms)[:left]
         for count in range(1, len(victims) + 1):
             chosen = victims[:count]
             if count > before or pool.start_delay_ms(ahead, now_ms, chosen) <= latest_ms:

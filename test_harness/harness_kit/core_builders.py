@@ -75,11 +75,18 @@ def make_pool(
 
 
 def make_replica(
-    replica_id: str = "r0", pool_id: str = "p", *, slots: int = 1, version: str = "b1"
+    replica_id: str = "r0",
+    pool_id: str = "p",
+    *,
+    slots: int = 1,
+    version: str = "b1",
+    interruptible: bool = True,
 ) -> ReplicaSpec:
     """A replica of the set that differs in `version` only."""
     key = replace(SET_KEY, engine_version=version)
-    return ReplicaSpec(replica_id, pool_id, key, slots_total=slots, ctx_max=8192)
+    return ReplicaSpec(
+        replica_id, pool_id, key, slots_total=slots, ctx_max=8192, interruptible=interruptible
+    )
 
 
 def ready_scheduler(
