@@ -2,7 +2,8 @@
 
 What must hold whatever happens: no task is lost or ends twice, none is dispatched twice at once, no
 slot is leased twice, nothing runs on a replica that is not Ready or of another set than it began
-in, bounds and quotas hold, and no slot idles beside a task that may have it.
+in, bounds and quotas hold, no slot idles beside a task that may have it, and only those make way
+for an urgent task that may.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from orchestrator_core.effects import (
     Dispatch,
     Effect,
     Ended,
+    Preempt,
     Rejected,
     SessionExpired,
     Stop,
@@ -35,17 +37,20 @@ from orchestrator_core.events import (
     ReplicaReady,
     Submit,
     Tick,
+    TokensShown,
     WorkerLost,
 )
 from orchestrator_core.limits import Limits
-from orchestrator_core.pool import FullPolicy, TenantPolicy
+from orchestrator_core.pool import FullPolicy, PreemptionMode, PreemptionPolicy, TenantPolicy
+from orchestrator_core.preemption import MAX_INTERRUPTIONS
 from orchestrator_core.scheduler import Scheduler
-from orchestrator_core.task import Priority, Task
+from orchestrator_core.task import Determinism, Priority, Task
 
 CAPACITY = 6
 CLASS_CAPACITY = 4
 MAX_CONCURRENT = {"x": 1}
 BUDGET_TOKENS = 10**9
+PREEMPTIONS_PER_MIN = 3
 
 positions = st.integers(0, 99)
 
@@ -59,17 +64,29 @@ class Known:
     version: str | None = None  # the set it began in
     attempts: int = 0
     resuming: bool = False
+    interruptions: int = 0
+    shown: bool = False
 
 
 class SchedulerMachine(RuleBasedStateMachine):
-    @initialize(policy=st.sampled_from(FullPolicy), same_version=st.booleans())
-    def begin(self, policy: FullPolicy, same_version: bool) -> None:
+    @initialize(
+        policy=st.sampled_from(FullPolicy),
+        same_version=st.booleans(),
+        mode=st.sampled_from([*PreemptionMode, PreemptionMode.HARD]),
+        slots=st.lists(st.integers(1, 3), max_size=2),
+    )
+    def begin(
+        self, policy: FullPolicy, same_version: bool, mode: PreemptionMode, slots: list[int]
+    ) -> None:
         limits = Limits(session_max_turns=10**9, session_ttl_ms=10**9, budget_tokens=BUDGET_TOKENS)
         self.scheduler = Scheduler(limits)
         self.now_ms = T0_MS
         self.live: dict[str, Known] = {}
         self.ended: set[str] = set()
         self.ready: dict[str, tuple[int, str]] = {}  # replica: slots, version
+        self.interruptible: set[str] = set()
+        self.mode = mode
+        self.preempted_at_ms: list[int] = []
         self.draining = False
         self.tokens_used = {"x": 0, "y": 0}
         self.number = 0
@@ -79,14 +96,18 @@ class SchedulerMachine(RuleBasedStateMachine):
             batch=CLASS_CAPACITY,
             policy=policy,
             same_engine_version=same_version,
+            preemption=PreemptionPolicy(mode, PREEMPTIONS_PER_MIN),
             tenants=tuple(TenantPolicy(t, max_concurrent=n) for t, n in MAX_CONCURRENT.items()),
         )
         self.step(PoolAdded(spec))
+        # Hypothesis leaves some rules out of each run; replicas there usually are.
+        for number, count in enumerate(slots):
+            self.replica_ready(f"r{number}", count, "b1", True)
 
     def step(self, event: Event) -> tuple[Effect, ...]:
         """Feed an event and book what comes out, checking each effect against the books."""
         effects = self.scheduler.step(event, self.now_ms)
-        for effect in effects:
+        for index, effect in enumerate(effects):
             match effect:
                 case Admitted():
                     assert isinstance(event, Submit)
@@ -100,7 +121,15 @@ class SchedulerMachine(RuleBasedStateMachine):
                     assert known.replica is None
                     if known.resuming:
                         self.use(known, known.task.prompt_tokens)
+                    if effect.preempted:
+                        assert self.mode is not PreemptionMode.OFF
+                        assert isinstance(event, Submit)
+                        assert known.task.priority.rank > event.task.priority.rank
                     self.end(effect.task_key)
+                case Preempt():
+                    assert isinstance(event, Submit | Tick)
+                    assert not any(isinstance(before, Dispatch) for before in effects[:index])
+                    self.book_preemption(effect)
                 case Stop():
                     assert isinstance(event, Cancel)
                     known = self.live[effect.task_key]
@@ -123,6 +152,22 @@ class SchedulerMachine(RuleBasedStateMachine):
         assert effect.attempt == known.attempts
         known.replica, known.version, known.resuming = effect.replica_id, version, False
 
+    def book_preemption(self, effect: Preempt) -> None:
+        known = self.live[effect.task_key]
+        assert self.mode is PreemptionMode.HARD
+        assert not self.draining
+        assert known.replica == effect.replica_id
+        assert effect.replica_id in self.interruptible
+        assert known.task.priority is Priority.BATCH
+        assert known.task.determinism is Determinism.STRICT or not known.shown
+        assert known.task.deadline_at_ms > self.now_ms
+        known.replica, known.resuming = None, True
+        known.interruptions += 1
+        assert known.interruptions <= MAX_INTERRUPTIONS
+        self.preempted_at_ms.append(self.now_ms)
+        minute = [at_ms for at_ms in self.preempted_at_ms if at_ms > self.now_ms - 60_000]
+        assert len(minute) <= PREEMPTIONS_PER_MIN
+
     def running_on(self, replica: str) -> int:
         return sum(1 for known in self.live.values() if known.replica == replica)
 
@@ -143,16 +188,20 @@ class SchedulerMachine(RuleBasedStateMachine):
     @rule(
         tenant=st.sampled_from("xy"),
         priority=st.sampled_from(Priority),
-        due_ms=st.integers(1, 60),
-        cost=st.integers(11, 100),
+        determinism=st.sampled_from(Determinism),
+        due_ms=st.integers(1, 60) | st.integers(200, 5_000) | st.just(100_000),
+        cost=st.integers(11, 100) | st.just(1000),
     )
-    def submit(self, tenant: str, priority: Priority, due_ms: int, cost: int) -> None:
+    def submit(
+        self, tenant: str, priority: Priority, determinism: Determinism, due_ms: int, cost: int
+    ) -> None:
         self.number += 1
         task = make_task(
             f"t{self.number}",
             tenant=tenant,
             session_key=tenant,
             priority=priority,
+            determinism=determinism,
             deadline_at_ms=self.now_ms + due_ms,
             arrived_ms=self.now_ms,
             cost_tokens=cost,
@@ -165,6 +214,19 @@ class SchedulerMachine(RuleBasedStateMachine):
             ]
         elif not refusals:
             assert task.key in self.live
+
+    @rule(
+        flood=st.lists(st.sampled_from(Determinism), max_size=4),
+        passed_ms=st.integers(1, 3_000),
+        rush=st.lists(st.integers(150, 5_000), min_size=1, max_size=3),
+    )
+    def rush(self, flood: list[Determinism], passed_ms: int, rush: list[int]) -> None:
+        """Urgent tasks come a while after long ones."""
+        for determinism in flood:
+            self.submit("y", Priority.BATCH, determinism, 100_000, 1000)
+        self.tick(passed_ms)
+        for due_ms in rush:
+            self.submit("y", Priority.INTERACTIVE, Determinism.STRICT, due_ms, 15)
 
     @precondition(lambda self: self.running())
     @rule(position=positions, speed=st.integers(1, 20))
@@ -181,6 +243,13 @@ class SchedulerMachine(RuleBasedStateMachine):
         self.use(self.live[key], self.live[key].task.prompt_tokens + tokens_out)
         self.end(key)
         self.step(Aborted(key, tokens_out))
+
+    @precondition(lambda self: self.running())
+    @rule(position=positions)
+    def show_tokens(self, position: int) -> None:
+        key = self.choose(self.running(), position)
+        self.live[key].shown = True
+        assert self.step(TokensShown(key)) == ()
 
     @precondition(lambda self: self.running())
     @rule(position=positions, resume=st.booleans())
@@ -201,7 +270,7 @@ class SchedulerMachine(RuleBasedStateMachine):
         assert key in self.ended
 
     @precondition(lambda self: self.ended)
-    @rule(position=positions, kind=st.sampled_from(["cancel", "finish", "abort", "lose"]))
+    @rule(position=positions, kind=st.sampled_from(["cancel", "finish", "abort", "lose", "show"]))
     def report_too_late(self, position: int, kind: str) -> None:
         key = self.choose(sorted(self.ended), position)
         late: dict[str, Event] = {
@@ -209,6 +278,7 @@ class SchedulerMachine(RuleBasedStateMachine):
             "finish": Finished(key, 1, 1, 1, 1),
             "abort": Aborted(key),
             "lose": WorkerLost(key, resume=True),
+            "show": TokensShown(key),
         }
         assert self.step(late[kind]) == ()
 
@@ -216,11 +286,16 @@ class SchedulerMachine(RuleBasedStateMachine):
         name=st.sampled_from(["r0", "r1", "r2"]),
         slots=st.integers(1, 3),
         version=st.sampled_from(["b1", "b1", "b2"]),
+        interruptible=st.sampled_from([True, True, False]),
     )
-    def replica_ready(self, name: str, slots: int, version: str) -> None:
+    def replica_ready(self, name: str, slots: int, version: str, interruptible: bool) -> None:
         if name not in self.ready:
             self.ready[name] = (slots, version)
-            self.step(ReplicaReady(make_replica(name, slots=slots, version=version)))
+            self.interruptible.discard(name)
+            if interruptible:
+                self.interruptible.add(name)
+            spec = make_replica(name, slots=slots, version=version, interruptible=interruptible)
+            self.step(ReplicaReady(spec))
 
     @precondition(lambda self: self.ready)
     @rule(position=positions)
@@ -234,7 +309,7 @@ class SchedulerMachine(RuleBasedStateMachine):
         self.draining = draining
         self.step(PoolDraining("p", draining))
 
-    @rule(passed_ms=st.integers(0, 30))
+    @rule(passed_ms=st.integers(0, 30) | st.integers(100, 3_000))
     def tick(self, passed_ms: int) -> None:
         self.now_ms += passed_ms
         self.step(Tick())
@@ -320,6 +395,8 @@ class SchedulerMachine(RuleBasedStateMachine):
     "ORCH-3024",
     "ORCH-3046",
     "ORCH-3077",
+    "ORCH-3085",
+    "ORCH-3086",
     "OC-CORE-1005",
     "OC-CORE-1010",
     partial="the core's part",
