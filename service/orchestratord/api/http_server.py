@@ -31,6 +31,8 @@ MAX_HEAD_BYTES = 64 * 1024
 OVERSIZE_FACTOR = 8
 # Requests sent ahead on one connection before reading stops.
 MAX_PIPELINED = 8
+# Beyond it a new connection is told so and closed; each costs a socket and some buffers.
+MAX_CONNECTIONS = 20_000
 # A connection may be idle between requests for this long.
 KEEP_ALIVE_S = 75.0
 # A request must be complete this long after its first byte.
@@ -82,6 +84,7 @@ class HttpConnection(asyncio.Protocol):
         self._parser = httptools.HttpRequestParser(self)
         self._transport: asyncio.Transport
         self._waiting: deque[HttpRequest] = deque()
+        self._waiting_bytes = 0
         self._answering: HttpRequest | None = None
         self._streaming = False
         self._request = HttpRequest()
@@ -100,6 +103,9 @@ class HttpConnection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
+        if len(self._server.connections) >= MAX_CONNECTIONS:
+            self._refuse(503, b"too many connections")
+            return
         self._server.connections.add(self)
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -116,6 +122,8 @@ class HttpConnection(asyncio.Protocol):
         self.congested = False
         if self.on_writable is not None:
             self.on_writable()
+        elif self._waiting:
+            self._answer_next()
 
     def data_received(self, data: bytes) -> None:
         if self._closing:
@@ -185,7 +193,8 @@ class HttpConnection(asyncio.Protocol):
         path: bytes = url.path or b"/"
         request.path = _unquoted(path) if b"%" in path else path.decode("latin-1")
         request.query = url.query or b""
-        if request.headers.get(b"expect", b"").lower() == b"100-continue":
+        expects = request.headers.get(b"expect", b"").lower() == b"100-continue"
+        if expects and self._answering is None:  # else it would stand within another answer
             self._transport.write(_CONTINUE)
 
     def on_body(self, body: bytes) -> None:
@@ -215,11 +224,14 @@ class HttpConnection(asyncio.Protocol):
     # --- requests and answers ------------------------------------------------------------------
 
     def _take(self, request: HttpRequest) -> None:
-        if self._answering is None:
+        if self._answering is None and not self.congested and not self._waiting:
             self._answer(request)
             return
+        # Also while the client does not read what it has been answered already.
         self._waiting.append(request)
-        if len(self._waiting) >= MAX_PIPELINED and not self._reading_paused:
+        self._waiting_bytes += len(request.body)
+        full = len(self._waiting) >= MAX_PIPELINED
+        if (full or self._waiting_bytes > self._server.max_body_bytes) and not self._reading_paused:
             self._reading_paused = True
             self._transport.pause_reading()
 
@@ -294,8 +306,10 @@ class HttpConnection(asyncio.Protocol):
             asyncio.get_running_loop().call_soon(self._answer_next)
 
     def _answer_next(self) -> None:
-        if self._answering is None and self._waiting:
-            self._answer(self._waiting.popleft())
+        if self._answering is None and self._waiting and not self.congested:
+            request = self._waiting.popleft()
+            self._waiting_bytes -= len(request.body)
+            self._answer(request)
         if self._reading_paused and len(self._waiting) < MAX_PIPELINED // 2:
             self._reading_paused = False
             self._transport.resume_reading()

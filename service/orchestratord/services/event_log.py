@@ -27,6 +27,7 @@ class TaskLog:
         "_batch_to",
         "_listeners",
         "_pieces",
+        "_replay",
         "_sealed",
         "started",
         "terminal",
@@ -46,6 +47,7 @@ class TaskLog:
         self.truncated = False
         self._pieces: list[bytes] | None = []
         self._sealed = b""
+        self._replay: list[bytes] | None = None
         self._listeners: list[Listener] = []
         self._batch = b""
         self._batch_from = self._batch_to = 0
@@ -65,6 +67,8 @@ class TaskLog:
         """Call it no more; idempotent."""
         if listener in self._listeners:
             self._listeners.remove(listener)
+            if not self._listeners:
+                self._replay = None
 
     @property
     def listened(self) -> bool:
@@ -102,17 +106,24 @@ class TaskLog:
         if self._pieces is not None:
             self._sealed = b"\n".join(self._pieces)
             self._pieces = None
+            self._batch = b""
+            self._batch_to = 0
         return self._sealed
 
     def pieces(self) -> list[bytes]:
-        """All tokens so far; a copy only when sealed."""
+        """All tokens so far. A sealed log is split once for a replay in several steps, and the
+        pieces are given up at its end."""
         if self._pieces is not None:
             return self._pieces
-        return self._sealed.split(b"\n") if self.tokens else []
+        if self._replay is None:
+            self._replay = self._sealed.split(b"\n") if self.tokens else []
+        return self._replay
 
     def text(self) -> bytes:
         """The escaped text so far, without borders between tokens."""
-        return b"".join(self.pieces())
+        text = b"".join(self.pieces())
+        self._replay = None
+        return text
 
     @classmethod
     def restored(cls, sealed: bytes, tokens: int) -> TaskLog:
@@ -153,6 +164,8 @@ class TaskLog:
                 )
                 index += 1
             at = last + FIRST_TOKEN_ID
+            if last == self.tokens:
+                self._replay = None
         if self.terminal is not None and at >= self.tokens + FIRST_TOKEN_ID:
             event, data = self.terminal
             end_id = self.tokens + FIRST_TOKEN_ID

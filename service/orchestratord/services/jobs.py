@@ -22,6 +22,8 @@ from worker_adapters.adapter_api.types import Decode, Sampling
 # What a finished task costs in memory beside its text (measured with tracemalloc: about 1.6 KiB);
 # counted against `streams.retain_bytes` so that a flood of short tasks is bounded too.
 JOB_OVERHEAD_BYTES = 2048
+# One block hash of a prompt: an integer object and its place in a tuple.
+BLOCK_BYTES = 40
 # Rows kept only because a session in them still lives; beyond this the oldest are given up.
 MAX_DEFERRED_ROWS = 100_000
 
@@ -104,7 +106,9 @@ class Job:
 
     @property
     def retained_bytes(self) -> int:
-        return JOB_OVERHEAD_BYTES + self.log.text_bytes
+        result_bytes = len(self.log.terminal[1]) if self.log.terminal is not None else 0
+        blocks_bytes = BLOCK_BYTES * len(self.task.prefix_blocks)
+        return JOB_OVERHEAD_BYTES + self.log.text_bytes + result_bytes + blocks_bytes
 
 
 class JobTable:

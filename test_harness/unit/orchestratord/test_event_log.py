@@ -93,6 +93,19 @@ def test_a_replay_comes_in_bounded_steps_and_loses_nothing() -> None:
     assert steps[-1].endswith(b"event: end\nid: 12\ndata: {}\n\n")
 
 
+def test_a_sealed_log_is_split_once_for_a_replay_and_given_up_at_its_end() -> None:
+    log = finished_log()
+
+    _, at = log.encode(1, limit_tokens=1)
+    first = log.pieces()
+    _, at = log.encode(at, limit_tokens=1)
+    assert log.pieces() is first
+    while log.encode(at, limit_tokens=1)[0]:
+        _, at = log.encode(at, limit_tokens=1)
+
+    assert log.pieces() is not first
+
+
 def test_a_restored_log_reads_like_the_one_that_was_sealed() -> None:
     log = finished_log()
 

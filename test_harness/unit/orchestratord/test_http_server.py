@@ -10,6 +10,7 @@ from harness_kit.waiting import wait_until_async
 from orchestratord.api.http_server import HttpConnection, HttpRequest, HttpServer
 
 MAX_BODY_BYTES = 100
+BIG_BYTES = 1_000_000
 
 
 class Echo:
@@ -25,6 +26,9 @@ class Echo:
             self.held.append(connection)
             if request.path == "/stream":
                 connection.start_stream([(b"x-kind", b"stream")], b"one")
+            return
+        if request.path == "/big":
+            connection.respond(200, [], b"x" * BIG_BYTES)
             return
         status = 413 if request.oversize else 200
         connection.respond(status, [(b"x-path", request.path.encode())], request.body)
@@ -95,6 +99,44 @@ def test_answers_leave_in_the_order_of_their_requests() -> None:
         paths = [(await answer(reader))[1]["x-path"] for _ in names]
 
         assert paths == names
+
+    run(scenario)
+
+
+def test_a_client_that_does_not_read_is_answered_no_further_than_its_socket_takes() -> None:
+    async def scenario(
+        echo: Echo, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, _: HttpServer
+    ) -> None:
+        writer.transport.pause_reading()  # type: ignore[attr-defined]
+        writer.write(b"GET /big HTTP/1.1\r\nhost: h\r\n\r\n" * 100)
+        await writer.drain()
+        await wait_until_async(lambda: bool(echo.seen), 5)
+        for _turn in range(200):
+            await asyncio.sleep(0)
+        answered_unread = len(echo.seen)
+        writer.transport.resume_reading()  # type: ignore[attr-defined]
+        bodies = [(await answer(reader))[2] for _ in range(100)]
+
+        assert answered_unread < 5
+        assert [len(body) for body in bodies] == [BIG_BYTES] * 100
+
+    run(scenario)
+
+
+def test_go_on_is_not_said_within_another_answer() -> None:
+    async def scenario(
+        echo: Echo, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, _: HttpServer
+    ) -> None:
+        writer.write(b"GET /stream HTTP/1.1\r\nhost: h\r\n\r\n")
+        await reader.readuntil(b"3\r\none\r\n")
+        writer.write(b"POST / HTTP/1.1\r\nexpect: 100-continue\r\ncontent-length: 2\r\n\r\nok")
+        await writer.drain()
+        for _turn in range(50):
+            await asyncio.sleep(0)
+        echo.held[0].end_stream()
+
+        assert await reader.readuntil(b"0\r\n\r\n") == b"0\r\n\r\n"
+        assert (await answer(reader))[2] == b"ok"
 
     run(scenario)
 

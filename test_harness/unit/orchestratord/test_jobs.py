@@ -28,13 +28,13 @@ def test_a_finished_task_is_kept_for_its_retention_and_then_forgotten() -> None:
 
 
 def test_retained_bytes_are_bounded_oldest_first() -> None:
-    table = JobTable(retain_ms=10**9, retain_bytes=2 * JOB_OVERHEAD_BYTES + 10)
+    table = JobTable(retain_ms=10**9, retain_bytes=2 * (JOB_OVERHEAD_BYTES + 5 + 2))
     for n in range(3):
         ended(table, f"a/{n}", [n], at_ms=1000 + n, text=b"12345")
 
     assert table.expire(2000) == [0]
     assert table.get("a/0") is None
-    assert table.ended_bytes == 2 * (JOB_OVERHEAD_BYTES + 5)
+    assert table.ended_bytes == 2 * (JOB_OVERHEAD_BYTES + 5 + 2)  # the text and the end
 
 
 @pytest.mark.req("ORCH-3203")
