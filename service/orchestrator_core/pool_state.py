@@ -31,6 +31,10 @@ from orchestrator_core.sessions.session_table import Reservation, Session
 from orchestrator_core.task import Task
 
 
+# Bits of a turn below the priority: more arrivals than a process sees.
+RANK_SHIFT_BITS = 48
+
+
 class Stage(StrEnum):
     """Where an admitted task is."""
 
@@ -81,6 +85,11 @@ class LiveTask:
         self.shown = False  # tokens of a best_effort task went out: it cannot run again
         self.expected_end_ms = 0.0
 
+    @property
+    def resume_turn(self) -> int:
+        """Its place among those that resume; unique."""
+        return self.task.priority.rank << RANK_SHIFT_BITS | self.sequence
+
 
 class Pool:
     """State of one pool; `scheduler` is the only writer."""
@@ -90,7 +99,7 @@ class Pool:
         self.queue = PoolQueue(spec)
         self.replicas = ReplicaTable()
         self.running: dict[str, LiveTask] = {}
-        self.resuming: list[tuple[int, LiveTask]] = []  # by admission
+        self.resuming: list[tuple[int, LiveTask]] = []  # by `resume_turn`
         self.draining = False
         self.preemptions = PreemptionWindow()
         self._spread: TenantSpread | None = None
@@ -188,12 +197,13 @@ class Pool:
         return replica
 
     def await_resumption(self, live: LiveTask) -> None:
-        """`live` goes before everything that waits, among its like by admission."""
+        """`live` goes before everything that waits, among its like by priority and admission: an
+        urgent task and the one it interrupted come back from a restart in the right order."""
         live.stage = Stage.RESUMING
-        insort(self.resuming, (live.sequence, live))
+        insort(self.resuming, (live.resume_turn, live))
 
     def leave_resumption(self, live: LiveTask) -> None:
-        del self.resuming[bisect_left(self.resuming, (live.sequence,))]
+        del self.resuming[bisect_left(self.resuming, (live.resume_turn,))]
 
     def count_active(self, tenant: str, change: int) -> None:
         """A task of `tenant` started (+1) or ended (-1); `max_concurrent` holds its other tasks."""

@@ -144,6 +144,6 @@ class Queries:
             case Stage.RUNNING:
                 return 0
             case Stage.RESUMING:
-                return [sequence for sequence, _ in live.pool.resuming].index(live.sequence)
+                return [turn for turn, _ in live.pool.resuming].index(live.resume_turn)
             case Stage.WAITING:
                 return live.pool.position(live.task, live.sequence)
