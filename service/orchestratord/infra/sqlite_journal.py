@@ -282,8 +282,6 @@ class SqliteJournal:
             self.failing = False
             self._committed_records += len(group.records)
             self._last_commit_ms = group.commit_ms
-            if self._on_commit is not None and group.records:
-                self._on_commit(group.commit_ms)
         else:
             self._failed_commits += 1
             self.failing = True
@@ -298,6 +296,8 @@ class SqliteJournal:
                 durable.set_exception(group.error)
         if not self._closing and not self._busy:
             self._plan()
+        if self._on_commit is not None and group.records and group.error is None:
+            self._on_commit(group.commit_ms)
 
     # --- the writer's thread -------------------------------------------------------------------
 
@@ -334,7 +334,7 @@ class SqliteJournal:
                     self._database.execute("COMMIT")
                     if not group.records:
                         self._shrink()
-        except sqlite3.Error as error:
+        except Exception as error:  # noqa: BLE001 - whatever it is, somebody waits for an answer
             # Rolling back on the same connection makes the next commit overwrite what was half
             # written; a new connection could find it and bring refused records back.
             with suppress(sqlite3.Error), self._database_lock:

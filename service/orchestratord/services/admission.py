@@ -33,6 +33,16 @@ log = structlog.get_logger("orchestratord.admission")
 
 # What an engine must say of itself to take a workload; every engine completes.
 _FEATURES = {Workload.EMBEDDING: "embeddings", Workload.RERANK: "rerank"}
+# Prompts that wait for the engine's tokenizer; each holds a request body.
+MAX_ASKING = 256
+_TOO_MANY_PROMPTS = Refusal(
+    Code.ADMISSION_REJECT,
+    Reason.RATE_LIMIT,
+    "too many prompts are being counted at the moment",
+    retriable=True,
+    retry_after_ms=1000,
+    policy_label=Reason.RATE_LIMIT.value,
+)
 # Without the engine's tokenizer: English text in BPE vocabularies has about four bytes a token.
 _BYTES_PER_TOKEN = 4
 
@@ -159,7 +169,10 @@ class AdmissionService:
         if known is not None:
             self._repeat(known, draft, then)
             return
+        arrived_ms = self._scheduling.clock_ms()
         refusal = self.closed
+        if refusal is None and self._journal.failing:
+            refusal = _not_durable(draft)
         profile = self._profile(draft) if refusal is None else refusal
         if isinstance(profile, Refusal):
             self._refuse(draft, profile, then)
@@ -178,9 +191,13 @@ class AdmissionService:
         fits = size_bytes + draft.max_tokens <= draft.ctx and not draft.messages
         if client is None or (fits and not self.exact_counts):
             prompt_tokens = -(-size_bytes // _BYTES_PER_TOKEN)
-            self._decide(draft, profile, draft.prompt or "", prompt_tokens, then)
+            self._decide(draft, profile, draft.prompt or "", prompt_tokens, arrived_ms, then)
             return
-        work = asyncio.get_running_loop().create_task(self._ask(client, draft, profile, then))
+        if len(self._asking) >= MAX_ASKING:
+            self._refuse(draft, _TOO_MANY_PROMPTS, then)
+            return
+        asking = self._ask(client, draft, profile, arrived_ms, then)
+        work = asyncio.get_running_loop().create_task(asking)
         self._asking.add(work)
         work.add_done_callback(self._asking.discard)
 
@@ -206,6 +223,7 @@ class AdmissionService:
         client: EngineClient,
         draft: Draft,
         profile: _Profile,
+        arrived_ms: int,
         then: Callable[[Outcome], None],
     ) -> None:
         """Template and token count, by the engine."""
@@ -221,11 +239,26 @@ class AdmissionService:
         except EngineError as error:
             self._refuse(draft, self._engine_refusal(error, draft), then)
             return
+        try:
+            self._settle(draft, profile, prompt, prompt_tokens, arrived_ms, then)
+        except Exception:  # nobody awaits this task: without an answer the client would hang
+            log.exception("admission.failed", job_id=draft.task_id)
+            self._refuse(draft, _internal(draft, "an internal error"), then)
+
+    def _settle(
+        self,
+        draft: Draft,
+        profile: _Profile,
+        prompt: str,
+        prompt_tokens: int,
+        arrived_ms: int,
+        then: Callable[[Outcome], None],
+    ) -> None:
         known = self._jobs.get(draft.key)
         if known is not None:  # the same id was admitted meanwhile
             self._repeat(known, draft, then)
         else:
-            self._decide(draft, profile, prompt, prompt_tokens, then)
+            self._decide(draft, profile, prompt, prompt_tokens, arrived_ms, then)
 
     def _refuse(self, draft: Draft, refusal: Refusal, then: Callable[[Outcome], None]) -> None:
         self._telemetry.rejected(draft.engine, refusal, draft.key, draft.correlation_id)
@@ -237,10 +270,10 @@ class AdmissionService:
         profile: _Profile,
         prompt: str,
         prompt_tokens: int,
+        arrived_ms: int,
         then: Callable[[Outcome], None],
     ) -> None:
         """The core says yes or no; a yes is answered when it is on disk."""
-        now_ms = self._scheduling.clock_ms()
         task = Task(
             key=draft.key,
             tenant=draft.tenant,
@@ -254,8 +287,8 @@ class AdmissionService:
             max_tokens=draft.max_tokens,
             prompt_tokens=prompt_tokens,
             cost_tokens=prompt_tokens + (draft.expected_tokens or draft.max_tokens),
-            arrived_ms=now_ms,
-            deadline_at_ms=now_ms + draft.deadline_ms,
+            arrived_ms=arrived_ms,
+            deadline_at_ms=arrived_ms + draft.deadline_ms,
             client_id=draft.client_id,
             kv_hint=draft.kv_hint,
             sampler_profile_version=profile.version,
@@ -291,11 +324,14 @@ class AdmissionService:
             outcome = _outcome(job, done, draft)
             if isinstance(outcome, Job):
                 self._jobs.use_row(job, done.result())
-            elif job.phase in (Phase.WAITING, Phase.RUNNING):
+                then(outcome)
+                return
+            job.refused = True
+            if job.phase in (Phase.WAITING, Phase.RUNNING):
                 self._scheduling.step(Cancel(task.key))
-            if not isinstance(outcome, Job):
-                self._jobs.discard(job)  # the client may try the same id again
-            then(outcome)
+            self._jobs.discard(job)  # the client may try the same id again
+            assert isinstance(outcome, Refusal)
+            self._refuse(draft, outcome, then)
 
         job.admitted.add_done_callback(durable)
 
@@ -351,10 +387,20 @@ def _outcome(job: Job, done: asyncio.Future[int], draft: Draft) -> Outcome:
     if error is None and not done.cancelled():
         return job
     log.error("journal.lost_admission", job_id=draft.task_id, cause=str(error))
+    return _not_durable(draft)
+
+
+def _not_durable(draft: Draft) -> Refusal:
+    return _internal(
+        draft, "the journal cannot be written at the moment; the task was not admitted"
+    )
+
+
+def _internal(draft: Draft, message: str) -> Refusal:
     return Refusal(
         Code.INTERNAL,
         Reason.INVALID,
-        "the journal cannot be written at the moment; the task was not admitted",
+        message,
         retriable=True,
         retry_after_ms=1000,
         engine=draft.engine,

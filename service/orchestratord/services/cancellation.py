@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 
 from orchestrator_core.events import Cancel
+from orchestratord.ports.journal import JournalError
 from orchestratord.services.jobs import Job, Phase
 from orchestratord.services.scheduling import SchedulingService
 
@@ -29,5 +30,7 @@ class CancellationService:
         its end is shown once it is on disk.
         """
         self.request(job)
-        if job.phase is Phase.ENDING and job.ended is not None:
+        if job.phase is Phase.ENDING:
+            if job.ended is None:
+                raise JournalError("the journal is closed")
             await asyncio.shield(job.ended)

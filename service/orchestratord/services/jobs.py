@@ -99,6 +99,7 @@ class Job:
     # Of the time since its first dispatch: what preemption cost it.
     excused_ms: int = 0
     session_until_ms: int = 0
+    refused: bool = False  # its admission could not be written: it never was
     tokens_in: int = 0
     kv_warm: bool = False
     # Came back with a restart: clients may have seen more of it than its log holds.

@@ -78,6 +78,10 @@ class TerminationService:
     def cancel(self, job: Job, reason: Reason = Reason.CLIENT) -> asyncio.Future[int] | None:
         """The client's cancel; the future is done when the end is on disk."""
         data = {"tokens_out": job.log.tokens, "decode_ms": self._decode_ms(job), "canceled": True}
+        if job.refused:
+            job.phase = Phase.ENDED
+            job.log.end("end", msgspec.json.encode(data))
+            return None
         self._telemetry.canceled(job, reason)
         return self._end(job, "end", data, "canceled")
 

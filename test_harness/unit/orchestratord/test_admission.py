@@ -157,6 +157,7 @@ class TestBrokenJournal:
             assert submission.outcome.retry_after_ms == 1000
             assert "disk full" not in submission.outcome.message  # the log's, not the client's
             assert again.outcome == submission.outcome
+            assert world.metric("tasks_rejected_total", engine="llamacpp", reason="invalid") >= 1
             assert world.life.jobs.get(draft(1).key) is None
             assert world.life.scheduling.scheduler.waiting_keys(POOL) == ()
             assert world.engines["r0"].running_count == (1 if waits else 0)
@@ -431,3 +432,37 @@ class TestRefusals:
         assert line["job_id"] == draft(2).task_id
         assert line["tenant_id"] == "acme"
         assert line["code"] == "ADMISSION_REJECT"
+
+
+@pytest.mark.req("ORCH-3203")
+def test_nothing_is_asked_of_the_core_while_the_journal_is_known_to_fail() -> None:
+    async def scenario(world: ServiceWorld) -> None:
+        world.life.journal.fail("disk full")
+        submissions = [world.submit(draft(n)) for n in range(50)]
+        await world.advance(2.0)
+
+        assert all(isinstance(one.outcome, Refusal) for one in submissions)
+        world.life.journal.fail(None)
+        await world.advance(1.0)
+        assert world.disk.rows == {}
+        assert len(world.life.jobs) == 0
+
+    run_world(scenario)
+
+
+def test_an_answer_comes_also_where_the_core_breaks_after_the_tokenizer(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def scenario(world: ServiceWorld) -> None:
+        def broken(*_: object) -> None:
+            raise RuntimeError("broken")
+
+        monkeypatch.setattr(world.life.admission, "_decide", broken)
+        long_prompt = draft(1, prompt="word " * 200, ctx=300)
+        submission = world.submit(long_prompt)
+        await world.advance(1.0)
+
+        assert isinstance(submission.outcome, Refusal)
+        assert submission.outcome.code is Code.INTERNAL
+
+    run_world(scenario)
