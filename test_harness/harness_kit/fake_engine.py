@@ -133,6 +133,8 @@ class Server:
             return connection.reply(
                 self.script.health_status, error_body("Loading model", "unavailable_error")
             )
+        if path in self.script.hung_paths:
+            return None
         if (method, path) == ("POST", "/completion"):
             return self.complete(connection, json.loads(body))
         route = {

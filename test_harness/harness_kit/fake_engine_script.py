@@ -55,5 +55,6 @@ class FakeScript:
     embeddings: bool = True
     flat_embeddings: bool = False
     rerank: bool = True
+    hung_paths: frozenset[str] = frozenset()  # asked for one of them it never answers
     ascii_only: bool = False  # escape every other character, as some JSON writers do
     salt: str = ""

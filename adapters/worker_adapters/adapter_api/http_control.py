@@ -1,9 +1,9 @@
 """Control calls to an engine: health, properties, tokenise, metrics.
 
-Off the token's path; one aiohttp session per client, opened on first use. Invariants: every call
-has a time limit and every answer a size limit; a failure is an `EngineError`. Calls made here have
-no side effect at the engine, so one that hit a connection which the engine was just closing is
-sent again once. Requirements: ORCH-3054, ORCH-3032.
+Off the token's path; an aiohttp session of its own per `ControlSession`, opened on first use, so
+that a probe never waits behind work: it has another one. Invariants: every call has a time limit
+and every answer a size limit; a failure is an `EngineError`. Calls made here have no side effect
+at the engine, so one that hit a connection which the engine was just closing is sent again once. Requirements: ORCH-3054, ORCH-3032.
 """
 
 from __future__ import annotations
@@ -19,21 +19,23 @@ from worker_adapters.adapter_api.types import EngineError, EngineFault
 CALL_TIMEOUT_S = 10.0  # tokenising a prompt of megabytes takes seconds, the others milliseconds
 ANSWER_MAX_BYTES = 64 << 20  # token ids of a 4 MiB prompt, or a batch of embeddings
 KEEPALIVE_S = 4.0  # below the 5 s after which llama.cpp's server closes an idle connection
-CONNECTIONS_MAX = 8  # at once and per engine; a probe must not wait behind slow calls for long
+PROBE_CONNECTIONS_MAX = 8  # at once and per engine: calls that an engine answers at once
+WORK_CONNECTIONS_MAX = 64  # calls that may take minutes; more than an engine has slots
 
 
 class ControlSession:
     """Short request-and-answer calls to one engine."""
 
-    def __init__(self, origin: Origin) -> None:
+    def __init__(self, origin: Origin, connections_max: int) -> None:
         self._origin = origin
+        self._connections_max = connections_max
         self._session: aiohttp.ClientSession | None = None
 
     def _opened(self) -> aiohttp.ClientSession:
         if self._session is None:
             self._session = aiohttp.ClientSession(
                 connector=aiohttp.TCPConnector(
-                    limit=CONNECTIONS_MAX, keepalive_timeout=KEEPALIVE_S
+                    limit=self._connections_max, keepalive_timeout=KEEPALIVE_S
                 ),
                 cookie_jar=aiohttp.DummyCookieJar(),
                 trust_env=False,

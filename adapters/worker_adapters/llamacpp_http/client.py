@@ -1,9 +1,10 @@
 """llama.cpp's server behind `EngineClient`, over its native API only.
 
-On a task's path: dispatch → **client** → connection. Control calls (health, properties, tokenise)
-go over their own session. Invariants: the engine's OpenAI-compatible endpoints are never called;
-every coroutine raises `EngineError` only; the model digest comes from the model file where this
-host has it, from configuration otherwise. Requirements: ORCH-3054, ORCH-3058, ORCH-3032,
+On a task's path: dispatch → **client** → connection. What probes ask (health, properties, slots,
+metrics) goes over one session, work (tokenise, template, embed, rerank) over another: however many
+slow calls run, a probe is answered. Invariants: the engine's OpenAI-compatible endpoints are never
+called; every coroutine raises `EngineError` only; the model digest comes from the model file where
+this host has it, from configuration otherwise. Requirements: ORCH-3054, ORCH-3058, ORCH-3032,
 ORCH-2008, OC-ADAPT-5001, OC-ADAPT-5002, OC-ADAPT-5010, OC-ADAPT-5011.
 """
 
@@ -18,7 +19,12 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from worker_adapters.adapter_api import metric_names
 from worker_adapters.adapter_api.faults import malformed
-from worker_adapters.adapter_api.http_control import CALL_TIMEOUT_S, ControlSession
+from worker_adapters.adapter_api.http_control import (
+    CALL_TIMEOUT_S,
+    PROBE_CONNECTIONS_MAX,
+    WORK_CONNECTIONS_MAX,
+    ControlSession,
+)
 from worker_adapters.adapter_api.http_stream import UpstreamPool
 from worker_adapters.adapter_api.origin import Origin
 from worker_adapters.adapter_api.types import (
@@ -94,13 +100,14 @@ class LlamaCppClient:
         self._origin = origin
         self._files = files
         self._configured_digest = model_digest
-        self._control = ControlSession(origin)
+        self._probing = ControlSession(origin, PROBE_CONNECTIONS_MAX)
+        self._working = ControlSession(origin, WORK_CONNECTIONS_MAX)
         self._pool = UpstreamPool(origin)
 
     async def health(self, timeout_s: float) -> Health:
         """OK at 200, LOADING at 503, DOWN for every other answer or none within `timeout_s`."""
         try:
-            status, _ = await self._control.call("GET", "/health", timeout_s=timeout_s)
+            status, _ = await self._probing.call("GET", "/health", timeout_s=timeout_s)
         except EngineError:
             return Health.DOWN
         if status == 200:
@@ -148,7 +155,7 @@ class LlamaCppClient:
 
     async def metrics(self) -> dict[str, float]:
         """The server's figures under our names, and KV use computed from its slots."""
-        status, body = await self._control.call("GET", "/metrics")
+        status, body = await self._probing.call("GET", "/metrics")
         if status != 200:
             raise error_of(status, body)
         figures: dict[str, float] = {}
@@ -173,7 +180,7 @@ class LlamaCppClient:
             EngineError: UNSUPPORTED without embeddings, or when the server does not pool them.
         """
         question = msgspec.json.encode({"content": list(inputs)})
-        status, body = await self._control.call(
+        status, body = await self._working.call(
             "POST", "/embedding", question, timeout_s=WORK_TIMEOUT_S
         )
         if status == 200 and body.lstrip().startswith(b"{"):
@@ -218,7 +225,8 @@ class LlamaCppClient:
     async def close(self) -> None:
         """Close all connections; decodes that still run fail with RESET."""
         await self._pool.close()
-        await self._control.close()
+        await self._probing.close()
+        await self._working.close()
 
     async def _model_file(self, path: str) -> ModelFile | None:
         # Another host's path may exist here with other contents, so only our own host's counts.
@@ -229,17 +237,17 @@ class LlamaCppClient:
     async def _offers(self, path: str) -> bool:
         """Whether a workload is on: a body without input costs no work and is refused with 400
         where the endpoint works, with 501 or 404 where it does not."""
-        status, _ = await self._control.call("POST", path, b"{}")
+        status, _ = await self._probing.call("POST", path, b"{}")
         return status == 400
 
     async def _get(self, path: str, shape: type[T]) -> T:
-        status, body = await self._control.call("GET", path)
+        status, body = await self._probing.call("GET", path)
         return _read(path, status, body, shape)
 
     async def _post(
         self, path: str, question: object, shape: type[T], *, timeout_s: float = CALL_TIMEOUT_S
     ) -> T:
-        status, body = await self._control.call(
+        status, body = await self._working.call(
             "POST", path, msgspec.json.encode(question), timeout_s=timeout_s
         )
         return _read(path, status, body, shape)

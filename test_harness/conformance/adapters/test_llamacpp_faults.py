@@ -610,3 +610,40 @@ class TestRequests:
             assert health is Health.DOWN
 
         run(scenario())
+
+
+@pytest.mark.req("ORCH-3010", partial="what the adapter does for it")
+def test_a_probe_is_answered_however_many_slow_calls_are_under_way(
+    fake: FakeEngine, run: Run
+) -> None:
+    slow = ["/embedding", "/rerank", "/tokenize", "/apply-template"]
+    fake.change(hung_paths=frozenset(slow))
+
+    async def scenario() -> None:
+        client = LlamaCppAdapter().connect(fake.url)
+        calls: list[asyncio.Future[Any]] = []
+        for _ in range(8):
+            calls += [
+                asyncio.ensure_future(client.embed(["a"])),
+                asyncio.ensure_future(client.rerank("a", ["b"])),
+                asyncio.ensure_future(client.count_tokens("a")),
+                asyncio.ensure_future(client.apply_template([{"role": "user", "content": "a"}])),
+            ]
+        asked = [path for path in slow for _ in range(8)]
+        try:
+            await wait_until_async(
+                lambda: sorted(r.path for r in fake.server.requests) == sorted(asked),
+                WAIT_S,
+                "every slow call is with the engine",
+            )
+
+            assert await client.health(1.0) is Health.OK
+            assert len(await client.slots()) == 2
+            assert await client.metrics()
+        finally:
+            for call in calls:
+                call.cancel()
+            await asyncio.gather(*calls, return_exceptions=True)
+            await client.close()
+
+    run(scenario())
