@@ -43,7 +43,9 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServiceProcess
             yield running
 
 
-@pytest.mark.req("ORCH-2002", "ORCH-2006", "ORCH-2008", "ORCH-3035", "OC-CTRL-2030")
+@pytest.mark.req("ORCH-2006", "ORCH-2008", "OC-CTRL-2030")
+@pytest.mark.req("ORCH-2002", partial="the events")
+@pytest.mark.req("ORCH-3035", partial="what a wrong key opens")
 @pytest.mark.parametrize("plane", ["data", "control"])
 def test_no_generated_request_breaks_the_contract(
     service: ServiceProcess, tmp_path: Path, plane: str

@@ -115,7 +115,9 @@ def crash(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Crash]:
             yield crash
 
 
-@pytest.mark.req("ORCH-3203", "ORCH-3202", "ORCH-3201")
+@pytest.mark.req("ORCH-3203")
+@pytest.mark.req("ORCH-3202", partial="another node, which comes with the cluster")
+@pytest.mark.req("ORCH-3201", partial="a worker that dies while the service lives")
 @pytest.mark.parametrize("last_seen", [None, 0, 1, 3, 6])
 def test_a_running_strict_task_goes_on_where_its_reader_was(
     crash: Crash, last_seen: int | None
@@ -130,12 +132,14 @@ def test_a_running_strict_task_goes_on_where_its_reader_was(
     assert [e.raw for e in joined[:6]] == [e.raw for e in crash.before["strict"]]
 
 
-@pytest.mark.req("ORCH-3203", "ORCH-3004")
+@pytest.mark.req("ORCH-3203")
+@pytest.mark.req("ORCH-3004", partial="the bound")
 def test_what_ran_runs_first_and_what_waited_keeps_its_order(crash: Crash) -> None:
     assert crash.decoded_after == ["strict", *QUEUED]
 
 
-@pytest.mark.req("ORCH-3203", "ORCH-3029")
+@pytest.mark.req("ORCH-3203", partial="all but one case of a crash")
+@pytest.mark.req("ORCH-3029", partial="all but that the promise survives a crash")
 @pytest.mark.parametrize("name", QUEUED)
 def test_a_queued_task_keeps_its_promise_and_its_text(crash: Crash, name: str) -> None:
     events = crash.after(name)
@@ -146,7 +150,8 @@ def test_a_queued_task_keeps_its_promise_and_its_text(crash: Crash, name: str) -
     assert text_of(events) == undisturbed(crash.documents[name])
 
 
-@pytest.mark.req("ORCH-3202", "ORCH-3203")
+@pytest.mark.req("ORCH-3202", partial="another node, which comes with the cluster")
+@pytest.mark.req("ORCH-3203", partial="all but one case of a crash")
 @pytest.mark.parametrize("name", ["finished", "finished best effort", "cancelled while running"])
 def test_a_finished_log_reads_the_same_after_the_crash(crash: Crash, name: str) -> None:
     events = crash.after(name)
@@ -156,7 +161,8 @@ def test_a_finished_log_reads_the_same_after_the_crash(crash: Crash, name: str) 
     assert [event.raw for event in tail] == [event.raw for event in events[3:]]
 
 
-@pytest.mark.req("ORCH-3203", "ORCH-3026")
+@pytest.mark.req("ORCH-3203", partial="all but one case of a crash")
+@pytest.mark.req("ORCH-3026", partial="tokens that race with the cancel")
 @pytest.mark.parametrize("name", ["cancelled while waiting", "cancelled while running"])
 def test_a_cancel_that_was_acknowledged_survives(crash: Crash, name: str) -> None:
     events = crash.after(name)
@@ -166,7 +172,7 @@ def test_a_cancel_that_was_acknowledged_survives(crash: Crash, name: str) -> Non
     assert name not in crash.decoded_after
 
 
-@pytest.mark.req("ORCH-3203")
+@pytest.mark.req("ORCH-3203", partial="all but one case of a crash")
 @pytest.mark.parametrize("last_seen", [None, 6])
 def test_a_running_best_effort_task_ends_with_worker_reset(
     crash: Crash, last_seen: int | None
@@ -181,7 +187,8 @@ def test_a_running_best_effort_task_ends_with_worker_reset(
     assert "best effort" not in crash.decoded_after
 
 
-@pytest.mark.req("ORCH-3024", "ORCH-3203")
+@pytest.mark.req("ORCH-3024", partial="all but one case of a repeated id")
+@pytest.mark.req("ORCH-3203", partial="all but one case of a crash")
 @pytest.mark.parametrize("name", ["finished", "strict", "queued 1", "cancelled while waiting"])
 def test_the_same_body_after_the_crash_gives_the_same_202(crash: Crash, name: str) -> None:
     with crash.service.probe() as probe:
@@ -200,7 +207,8 @@ KILLS = 4
 CLIENTS = 4
 
 
-@pytest.mark.req("ORCH-3203", "ORCH-3024", "ORCH-3051")
+@pytest.mark.req("ORCH-3203", "ORCH-3024")
+@pytest.mark.req("ORCH-3051", partial="priority inversion under load")
 def test_every_task_that_was_answered_202_ends_exactly_once_whenever_it_is_killed(
     tmp_path: Path,
 ) -> None:
@@ -259,7 +267,8 @@ def _submit_until_killed(service: ServiceProcess, accepted: list[dict[str, Any]]
 SHUTDOWN_MS = 4000
 
 
-@pytest.mark.req("ORCH-3203", "ORCH-3202")
+@pytest.mark.req("ORCH-3203", partial="all but one case of a crash")
+@pytest.mark.req("ORCH-3202", partial="another node, which comes with the cluster")
 def test_sigterm_lets_running_tasks_finish_and_waiting_streams_resume_after_the_restart(
     tmp_path: Path,
 ) -> None:
@@ -296,7 +305,8 @@ def test_sigterm_lets_running_tasks_finish_and_waiting_streams_resume_after_the_
     assert text_of(resumed) == undisturbed(waiting)
 
 
-@pytest.mark.req("ORCH-3203", "ORCH-3202")
+@pytest.mark.req("ORCH-3203", partial="all but one case of a crash")
+@pytest.mark.req("ORCH-3202", partial="another node, which comes with the cluster")
 def test_sigterm_ends_in_time_although_a_task_does_not_and_it_resumes_byte_for_byte(
     tmp_path: Path,
 ) -> None:
@@ -324,7 +334,7 @@ def test_sigterm_ends_in_time_although_a_task_does_not_and_it_resumes_byte_for_b
     assert [event.id for event in early + resumed] == [*range(1, 11)]
 
 
-@pytest.mark.req("ORCH-3203")
+@pytest.mark.req("ORCH-3203", partial="all but one case of a crash")
 def test_a_second_service_on_the_same_state_refuses_to_start(tmp_path: Path) -> None:
     with GatedEngine() as engine, ServiceProcess(tmp_path, external_pool(engine.url)) as first:
         second = ServiceProcess(tmp_path / "second", external_pool(engine.url))

@@ -124,7 +124,7 @@ def test_what_a_dead_engine_started_is_gone_before_the_next_one_starts(tmp_path:
     play(tmp_path, "setsid sleep 1000 & exec sleep 1000", scenario)
 
 
-@pytest.mark.req("OC-POOL-3002")
+@pytest.mark.req("OC-POOL-3002", partial="memory is not estimated before the start")
 def test_an_engine_that_cannot_load_fails_fast_and_backs_off(tmp_path: Path) -> None:
     async def scenario(host: PoolHost, engine: ScriptedEngine, recorder: ReplicaRecorder) -> None:
         engine.health = Health.DOWN

@@ -61,7 +61,10 @@ def replica_of(events: list[Event]) -> str:
     return str([event.data["replica_id"] for event in events if event.name == "metrics"][-1])
 
 
-@pytest.mark.req("ORCH-3201", "ORCH-3045", "ORCH-3023", "ORCH-3050", "ORCH-3051")
+@pytest.mark.req("ORCH-3201", "ORCH-3023")
+@pytest.mark.req("ORCH-3045", partial="engines side by side, which is the test beside it")
+@pytest.mark.req("ORCH-3050", partial="the other three engines")
+@pytest.mark.req("ORCH-3051", partial="priority inversion under load")
 def test_an_engine_killed_in_mid_stream_costs_a_strict_task_nothing_but_a_pause(
     ready: ServiceProcess,
 ) -> None:
@@ -90,7 +93,7 @@ def test_an_engine_killed_in_mid_stream_costs_a_strict_task_nothing_but_a_pause(
     assert ready.metric("replica_restarts_total") >= 1
 
 
-@pytest.mark.req("ORCH-3201")
+@pytest.mark.req("ORCH-3201", partial="strict tasks")
 def test_an_engine_killed_in_mid_stream_resets_a_best_effort_task(ready: ServiceProcess) -> None:
     document = story(12, determinism="best_effort")
     with ready.probe() as probe:
@@ -109,7 +112,9 @@ def test_an_engine_killed_in_mid_stream_resets_a_best_effort_task(ready: Service
     assert events[-1].id == len(tokens) + 2
 
 
-@pytest.mark.req("ORCH-3045", "ORCH-3050", "ORCH-3058")
+@pytest.mark.req("ORCH-3045")
+@pytest.mark.req("ORCH-3050", partial="the other three engines")
+@pytest.mark.req("ORCH-3058", partial="all but sampling of one model")
 def test_both_engines_say_the_same_at_once_and_alone(ready: ServiceProcess) -> None:
     expected = undisturbed(ready, seed=13)
     documents = [story(13) for _ in range(4)]  # two on each engine
@@ -124,7 +129,9 @@ def test_both_engines_say_the_same_at_once_and_alone(ready: ServiceProcess) -> N
     assert len(replicas) == 2
 
 
-@pytest.mark.req("ORCH-3203", "ORCH-3202", "ORCH-3201", "OC-POOL-3010")
+@pytest.mark.req("ORCH-3203", partial="all but one case of a crash")
+@pytest.mark.req("ORCH-3202", partial="another node, which comes with the cluster")
+@pytest.mark.req("ORCH-3201", partial="a worker that dies while the service lives")
 def test_the_service_killed_in_mid_stream_goes_on_after_its_restart_byte_for_byte(
     ready: ServiceProcess,
 ) -> None:

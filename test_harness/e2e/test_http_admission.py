@@ -73,7 +73,8 @@ def test_a_task_is_answered_202_with_its_promise(probe: HttpProbe) -> None:
     }
 
 
-@pytest.mark.req("ORCH-3024", "ORCH-2001")
+@pytest.mark.req("ORCH-3024")
+@pytest.mark.req("ORCH-2001", partial="that every check comes before the queue")
 def test_the_same_body_again_gives_the_same_202_and_stays_one_task(
     probe: HttpProbe, engine: GatedEngine
 ) -> None:
@@ -122,7 +123,7 @@ def test_the_same_task_from_many_connections_at_once_is_one_task(
     assert [d.body["prompt"] for d in engine.decodes].count("sent at once") == 1
 
 
-@pytest.mark.req("ORCH-3024")
+@pytest.mark.req("ORCH-3024", partial="all but one case of a repeated id")
 def test_letter_case_of_an_id_makes_no_other_task(probe: HttpProbe) -> None:
     document = task(MODEL, task_id="ABCDEF00-1111-4222-8333-444455556666")
 
@@ -133,7 +134,8 @@ def test_letter_case_of_an_id_makes_no_other_task(probe: HttpProbe) -> None:
     assert [event.raw for event in events if event.id] == [e.raw for e in as_written if e.id]
 
 
-@pytest.mark.req("ORCH-3024", "ORCH-2006")
+@pytest.mark.req("ORCH-3024")
+@pytest.mark.req("ORCH-2006", partial="all but one kind of error")
 @pytest.mark.parametrize(
     "other", [{"prompt": "other"}, {"seed": 43}, {"max_tokens": 9}, {"sampling": {"top_k": 1}}]
 )
@@ -146,7 +148,7 @@ def test_the_same_id_with_another_body_is_409(probe: HttpProbe, other: dict[str,
     assert_refused(answer, "task_id", status=409)
 
 
-@pytest.mark.req("ORCH-3045")
+@pytest.mark.req("ORCH-3045", partial="what the engine answers")
 def test_prompt_seed_and_sampling_reach_the_engine_as_they_are(
     probe: HttpProbe, engine: GatedEngine
 ) -> None:
@@ -164,7 +166,7 @@ def test_prompt_seed_and_sampling_reach_the_engine_as_they_are(
     assert asked["cache_prompt"] is False  # a strict task is decoded cold
 
 
-@pytest.mark.req("ORCH-3045")
+@pytest.mark.req("ORCH-3045", partial="what the engine answers")
 def test_a_missing_seed_is_derived_from_the_task_id_alone(
     probe: HttpProbe, engine: GatedEngine
 ) -> None:
@@ -179,7 +181,7 @@ def test_a_missing_seed_is_derived_from_the_task_id_alone(
     assert seeds[0] != seeds[1]
 
 
-@pytest.mark.req("ORCH-3058")
+@pytest.mark.req("ORCH-3058", partial="sampling")
 def test_messages_go_through_the_engine_s_own_template(
     probe: HttpProbe, engine: GatedEngine
 ) -> None:
@@ -194,7 +196,7 @@ def test_messages_go_through_the_engine_s_own_template(
     assert text_of(events) == "".join(words_by_seed(templated, 42, 8))
 
 
-@pytest.mark.req("ORCH-2001")
+@pytest.mark.req("ORCH-2001", partial="that every check comes before the queue")
 @pytest.mark.parametrize(
     ("fields", "result"),
     [
@@ -251,7 +253,8 @@ def wrong_values() -> Iterator[tuple[str, Any]]:
         yield from ((name, value) for value in values)
 
 
-@pytest.mark.req("ORCH-2006", "OC-CTRL-2010")
+@pytest.mark.req("ORCH-2006", partial="all but one kind of error")
+@pytest.mark.req("OC-CTRL-2010", partial="all but one check")
 @pytest.mark.parametrize(("field", "value"), list(wrong_values()), ids=lambda v: json.dumps(v)[:30])
 def test_a_wrong_type_or_range_is_400_and_names_the_field(
     probe: HttpProbe, field: str, value: Any
@@ -263,7 +266,7 @@ def test_a_wrong_type_or_range_is_400_and_names_the_field(
     assert_refused(answer, field)
 
 
-@pytest.mark.req("ORCH-2006")
+@pytest.mark.req("ORCH-2006", partial="all but one kind of error")
 @pytest.mark.parametrize("field", _REQUIRED)
 def test_a_missing_field_is_400_and_is_named(probe: HttpProbe, field: str) -> None:
     answer = probe.post("/v1/tasks", task(MODEL, **{field: None}))
@@ -271,7 +274,7 @@ def test_a_missing_field_is_400_and_is_named(probe: HttpProbe, field: str) -> No
     assert_refused(answer, field)
 
 
-@pytest.mark.req("ORCH-2006")
+@pytest.mark.req("ORCH-2006", partial="all but one kind of error")
 @pytest.mark.parametrize(
     ("extra", "named"),
     [
@@ -291,7 +294,7 @@ def test_an_unknown_field_is_400_and_is_named(
     assert named.partition(".")[0].partition("[")[0] in envelope["message"]
 
 
-@pytest.mark.req("ORCH-2006")
+@pytest.mark.req("ORCH-2006", partial="all but one kind of error")
 @pytest.mark.parametrize(
     ("fields", "named"),
     [
@@ -326,7 +329,8 @@ def test_a_value_out_of_its_range_is_400_and_named(
     assert envelope["message"].startswith(f"{named}: "), envelope["message"]
 
 
-@pytest.mark.req("ORCH-2006", "OC-CTRL-2010")
+@pytest.mark.req("ORCH-2006", partial="all but one kind of error")
+@pytest.mark.req("OC-CTRL-2010", partial="all but one check")
 @pytest.mark.parametrize(
     ("fields", "named"),
     [
@@ -356,7 +360,7 @@ def test_a_workload_without_its_own_input_is_400(
     assert_refused(answer, named)
 
 
-@pytest.mark.req("ORCH-2006")
+@pytest.mark.req("ORCH-2006", partial="all but one kind of error")
 @pytest.mark.parametrize(
     "body",
     [
@@ -384,7 +388,7 @@ def test_a_body_that_is_no_json_object_is_400(probe: HttpProbe, body: bytes) -> 
     assert envelope["retriable"] is False
 
 
-@pytest.mark.req("ORCH-2006")
+@pytest.mark.req("ORCH-2006", partial="all but one kind of error")
 @pytest.mark.parametrize(
     "media_type", ["text/plain", "application/x-www-form-urlencoded", "application/jsonx", "json"]
 )
@@ -396,7 +400,7 @@ def test_another_media_type_is_415(probe: HttpProbe, media_type: str) -> None:
     assert_refused(answer, "Content-Type", status=415)
 
 
-@pytest.mark.req("ORCH-2006")
+@pytest.mark.req("ORCH-2006", partial="all but one kind of error")
 def test_no_media_type_at_all_is_415(probe: HttpProbe) -> None:
     answer = probe.request("POST", "/v1/tasks", json.dumps(task(MODEL)).encode())
 
@@ -416,7 +420,7 @@ def test_parameters_and_letter_case_of_the_media_type_do_not_matter(
     assert answer.status == 202
 
 
-@pytest.mark.req("ORCH-2006")
+@pytest.mark.req("ORCH-2006", partial="all but one kind of error")
 @pytest.mark.parametrize("excess_bytes", [1, MAX_BODY_BYTES, 3 * MAX_BODY_BYTES])
 def test_a_body_over_the_limit_is_read_and_answered_413(
     probe: HttpProbe, excess_bytes: int
@@ -431,7 +435,7 @@ def test_a_body_over_the_limit_is_read_and_answered_413(
     assert probe.connections == 1
 
 
-@pytest.mark.req("ORCH-2006")
+@pytest.mark.req("ORCH-2006", partial="all but one kind of error")
 def test_a_body_of_exactly_the_limit_is_taken(probe: HttpProbe) -> None:
     body = json.dumps(task(MODEL)).encode().ljust(MAX_BODY_BYTES)
 
@@ -440,7 +444,7 @@ def test_a_body_of_exactly_the_limit_is_taken(probe: HttpProbe) -> None:
     assert answer.status == 202
 
 
-@pytest.mark.req("ORCH-2006")
+@pytest.mark.req("ORCH-2006", partial="all but one kind of error")
 def test_a_chunked_body_is_taken_and_bounded_as_well(probe: HttpProbe) -> None:
     def chunked(body: bytes) -> int:
         fields = "Transfer-Encoding: chunked\r\nContent-Type: application/json"
@@ -486,14 +490,15 @@ def test_prompt_and_answer_beyond_the_context_are_400(probe: HttpProbe) -> None:
     assert "60" in envelope["message"]
 
 
-@pytest.mark.req("ORCH-3045")
+@pytest.mark.req("ORCH-3045", partial="all but which profiles exist")
 def test_a_sampler_profile_that_no_pool_pins_is_400(probe: HttpProbe) -> None:
     answer = probe.post("/v1/tasks", task(MODEL, sampler_profile_version="v9"))
 
     assert_refused(answer, "sampler_profile_version")
 
 
-@pytest.mark.req("ORCH-3018", "ORCH-2008")
+@pytest.mark.req("ORCH-3018", partial="a pool whose engines are gone")
+@pytest.mark.req("ORCH-2008", partial="the list itself, which is checked with the contract")
 @pytest.mark.parametrize(
     "fields", [{"model_ref": "builtin:other"}, {"engine": "vllm"}], ids=["model", "engine"]
 )
@@ -510,7 +515,8 @@ def test_no_pool_for_engine_and_model_is_503_with_a_retry_hint(
     assert int(answer.headers["x-backoff-ms"]) == envelope["retry_after_ms"]
 
 
-@pytest.mark.req("OC-CTRL-2010", "ORCH-3024")
+@pytest.mark.req("ORCH-2001", "OC-CTRL-2010")
+@pytest.mark.req("ORCH-3024", partial="all but one case of a repeated id")
 def test_a_refused_task_leaves_nothing_behind(service: ServiceProcess, probe: HttpProbe) -> None:
     document = task(MODEL, ctx=POOL_CTX + 1)
     enqueued = service.metric("tasks_enqueued_total")

@@ -112,7 +112,8 @@ def assert_backpressure(answer: Answer, code: str, label: str, pool: str) -> dic
     return envelope
 
 
-@pytest.mark.req("ORCH-2007", "ORCH-3004", "ORCH-3005", "OC-CTRL-2011", "OC-CORE-1002")
+@pytest.mark.req("ORCH-2007", "ORCH-3005", "OC-CTRL-2011", "OC-CORE-1002")
+@pytest.mark.req("ORCH-3004", partial="the order")
 def test_reject_refuses_what_does_not_fit_and_drops_nobody(
     service: ServiceProcess, engines: dict[str, GatedEngine], probe: HttpProbe
 ) -> None:
@@ -132,7 +133,8 @@ def test_reject_refuses_what_does_not_fit_and_drops_nobody(
     assert service.metric("admission_backpressure_events_total", policy=pool) == rejects + 1
 
 
-@pytest.mark.req("ORCH-3005", "OC-CORE-1002", "ORCH-2007")
+@pytest.mark.req("ORCH-3005", "OC-CORE-1002")
+@pytest.mark.req("ORCH-2007", partial="all but one policy or header")
 def test_drop_lru_admits_the_new_task_and_ends_the_longest_waiting(
     service: ServiceProcess, engines: dict[str, GatedEngine], probe: HttpProbe
 ) -> None:
@@ -200,7 +202,7 @@ def test_shed_low_priority_ends_waiting_tasks_of_a_strictly_lower_priority_only(
         assert probe.stream(document["task_id"]).rest()[-1].name == "end"
 
 
-@pytest.mark.req("OC-CORE-1001", "ORCH-3004")
+@pytest.mark.req("OC-CORE-1001", "ORCH-3004", partial="the order")
 def test_a_class_has_a_bound_of_its_own(
     service: ServiceProcess, engines: dict[str, GatedEngine], probe: HttpProbe
 ) -> None:
@@ -216,7 +218,8 @@ def test_a_class_has_a_bound_of_its_own(
     assert urgent.status == 202
 
 
-@pytest.mark.req("ORCH-3006", "ORCH-2007")
+@pytest.mark.req("ORCH-3006")
+@pytest.mark.req("ORCH-2007", partial="all but one policy or header")
 def test_a_rate_limit_lets_a_burst_of_one_pass_and_counts_per_client(
     service: ServiceProcess,
 ) -> None:
@@ -235,7 +238,9 @@ def test_a_rate_limit_lets_a_burst_of_one_pass_and_counts_per_client(
     assert of_another_client.status == 202
 
 
-@pytest.mark.req("ORCH-3077", "ORCH-2007", "ORCH-3036")
+@pytest.mark.req("ORCH-3077")
+@pytest.mark.req("ORCH-2007", partial="all but one policy or header")
+@pytest.mark.req("ORCH-3036", partial="memory quotas (KV and scratch) are not built")
 def test_a_tenant_s_requests_per_second_are_a_quota_over_all_its_keys(
     service: ServiceProcess,
 ) -> None:
@@ -253,7 +258,8 @@ def test_a_tenant_s_requests_per_second_are_a_quota_over_all_its_keys(
     assert of_another_tenant.status == 202
 
 
-@pytest.mark.req("ORCH-3077", "ORCH-3036")
+@pytest.mark.req("ORCH-3077")
+@pytest.mark.req("ORCH-3036", partial="memory quotas (KV and scratch) are not built")
 def test_max_concurrent_lets_more_tasks_wait_rather_than_refusing_them(
     service: ServiceProcess, engines: dict[str, GatedEngine]
 ) -> None:
@@ -277,7 +283,8 @@ def test_max_concurrent_lets_more_tasks_wait_rather_than_refusing_them(
     assert [end.name for end in ends] == ["end", "end", "end"]
 
 
-@pytest.mark.req("ORCH-3029", "ORCH-2001")
+@pytest.mark.req("ORCH-3029", partial="all but the 202")
+@pytest.mark.req("ORCH-2001", partial="that every check comes before the queue")
 def test_queue_positions_count_the_tasks_that_go_first(
     service: ServiceProcess, engines: dict[str, GatedEngine], probe: HttpProbe
 ) -> None:
@@ -297,7 +304,7 @@ def test_queue_positions_count_the_tasks_that_go_first(
     assert starts_ms[1] >= 1
 
 
-@pytest.mark.req("ORCH-3079")
+@pytest.mark.req("ORCH-3079", partial="order and refusal")
 def test_a_waiting_task_whose_deadline_passes_ends_with_deadline_unmet(
     service: ServiceProcess, engines: dict[str, GatedEngine], probe: HttpProbe
 ) -> None:

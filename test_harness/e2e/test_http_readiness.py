@@ -92,7 +92,8 @@ def test_admission_follows_the_last_engine_from_loading_to_ready_to_gone_and_bac
         assert probe.post("/v1/tasks", task(MODEL)).status == 202
 
 
-@pytest.mark.req("ORCH-3201", "ORCH-3010")
+@pytest.mark.req("ORCH-3010")
+@pytest.mark.req("ORCH-3201", partial="all but one case of a failover")
 def test_a_task_whose_only_engine_dies_waits_for_it_and_goes_on_byte_for_byte(
     service: tuple[ServiceProcess, GatedEngine],
 ) -> None:
@@ -123,7 +124,7 @@ def test_a_task_whose_only_engine_dies_waits_for_it_and_goes_on_byte_for_byte(
     assert running.metric("failovers_total", outcome="resumed") == 1
 
 
-@pytest.mark.req("ORCH-3035")
+@pytest.mark.req("ORCH-3035", partial="all but that a port of its own is gated as well")
 def test_the_control_plane_can_have_a_port_of_its_own(
     tmp_path_factory: pytest.TempPathFactory,
 ) -> None:
@@ -157,7 +158,8 @@ def test_the_control_plane_can_have_a_port_of_its_own(
     assert public == 200
 
 
-@pytest.mark.req("ORCH-3044", "ORCH-2009")
+@pytest.mark.req("ORCH-3044", partial="all but compatible growth and publication of a version")
+@pytest.mark.req("ORCH-2009", partial="all but one kind of answer or one log line")
 def test_contracts_and_documentation_are_served_without_a_key(
     service: tuple[ServiceProcess, GatedEngine],
 ) -> None:

@@ -92,7 +92,8 @@ def test_a_session_takes_no_more_than_its_turns(probe: HttpProbe) -> None:
     assert session_of(probe, session_id)["turns"] == MAX_TURNS
 
 
-@pytest.mark.req("ORCH-3021", "ORCH-2004")
+@pytest.mark.req("ORCH-3021")
+@pytest.mark.req("ORCH-2004", partial="all but the time to live")
 def test_a_session_ends_by_itself_and_its_id_begins_a_new_one(probe: HttpProbe) -> None:
     session_id = str(uuid.uuid4())
     for _ in range(2):
@@ -130,7 +131,9 @@ def test_a_deleted_session_is_gone_and_its_tasks_go_on(
     assert session_of(probe, session_id)["turns"] == 1
 
 
-@pytest.mark.req("ORCH-2005", "ORCH-3099", "ORCH-3203")
+@pytest.mark.req("ORCH-3099")
+@pytest.mark.req("ORCH-2005", partial="that KV is freed")
+@pytest.mark.req("ORCH-3203", partial="all but one case of a crash")
 def test_after_a_crash_turns_and_budgets_are_what_they_were_and_a_deleted_session_is_gone(
     engine: GatedEngine, tmp_path_factory: pytest.TempPathFactory
 ) -> None:

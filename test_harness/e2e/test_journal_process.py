@@ -111,7 +111,7 @@ def acknowledged_until_killed(path: Path, sync: str, life: int) -> list[str]:
     return acknowledged
 
 
-@pytest.mark.req("ORCH-3203")
+@pytest.mark.req("ORCH-3203", partial="all but the journal")
 @pytest.mark.parametrize("sync", ["full", "off"])
 def test_every_acknowledged_record_survives_sigkill_in_order(tmp_path: Path, sync: str) -> None:
     path = tmp_path / "journal"
@@ -131,7 +131,7 @@ def test_every_acknowledged_record_survives_sigkill_in_order(tmp_path: Path, syn
             assert own == [f"{life}.{client}-{number}" for number in range(len(own))]
 
 
-@pytest.mark.req("ORCH-3203")
+@pytest.mark.req("ORCH-3203", partial="all but the journal")
 def test_a_full_disk_fails_that_group_with_file_and_reason_and_the_journal_goes_on(
     tmp_path: Path,
 ) -> None:
@@ -151,7 +151,7 @@ def test_a_full_disk_fails_that_group_with_file_and_reason_and_the_journal_goes_
     assert outcome["failed"] == 1
 
 
-@pytest.mark.req("ORCH-3203")
+@pytest.mark.req("ORCH-3203", partial="all but the journal")
 def test_a_second_process_is_refused_and_gets_the_lease_after_a_sigkill(tmp_path: Path) -> None:
     holder = subprocess.Popen(
         [sys.executable, "-c", HOLDS_THE_LEASE, str(tmp_path)], stdout=subprocess.PIPE, text=True

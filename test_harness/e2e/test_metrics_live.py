@@ -87,7 +87,9 @@ def families(service: ServiceProcess) -> dict[str, Metric]:
     return found
 
 
-@pytest.mark.req("ORCH-3028", "OC-CTRL-2051", "OC-CORE-1041")
+@pytest.mark.req("ORCH-3028", partial="GPU and VRAM use, SLO attainment")
+@pytest.mark.req("OC-CTRL-2051", partial="their values")
+@pytest.mark.req("OC-CORE-1041", partial="GPU utilisation, which has no values yet")
 def test_every_name_type_and_label_is_the_contract_s(service: ServiceProcess) -> None:
     shown = families(service)
 
@@ -102,12 +104,13 @@ def test_every_name_type_and_label_is_the_contract_s(service: ServiceProcess) ->
                 assert sample.name.removeprefix(name) in _SUFFIXES["histogram"]
 
 
-@pytest.mark.req("ORCH-3028")
+@pytest.mark.req("ORCH-3028", partial="GPU and VRAM use, SLO attainment")
 def test_every_metric_of_the_contract_is_exposed(service: ServiceProcess) -> None:
     assert set(METRICS) - set(families(service)) == set()
 
 
-@pytest.mark.req("ORCH-3028", "OC-METRICS-7102")
+@pytest.mark.req("OC-METRICS-7102")
+@pytest.mark.req("ORCH-3028", partial="GPU and VRAM use, SLO attainment")
 def test_label_values_stay_within_their_budgets_and_closed_lists(service: ServiceProcess) -> None:
     for name, family in families(service).items():
         values: dict[str, set[str]] = {}
@@ -123,7 +126,9 @@ def test_label_values_stay_within_their_budgets_and_closed_lists(service: Servic
                 assert seen <= {*closed, "other", ""}, (name, label)
 
 
-@pytest.mark.req("ORCH-3028", "OC-E2E-9002", "ORCH-3087", "OC-CTRL-2051")
+@pytest.mark.req("OC-CTRL-2051")
+@pytest.mark.req("ORCH-3028", partial="GPU and VRAM use, SLO attainment")
+@pytest.mark.req("ORCH-3087", partial="values: nothing is preempted here")
 def test_counters_tell_what_has_happened(scenario: str) -> None:
     finished = {
         outcome: metric_in(scenario, "tasks_finished_total", pool_id=POOL, outcome=outcome)
@@ -146,7 +151,7 @@ def test_counters_tell_what_has_happened(scenario: str) -> None:
     assert metric_in(scenario, "journal_commits_total") >= 1
 
 
-@pytest.mark.req("ORCH-3028", "OC-E2E-9002")
+@pytest.mark.req("ORCH-3028", partial="GPU and VRAM use, SLO attainment")
 def test_token_counters_grow_by_what_was_sent(service: ServiceProcess) -> None:
     before = service.metric("tokens_out_total"), service.metric("tokens_in_total")
     with service.probe() as probe:
@@ -157,7 +162,8 @@ def test_token_counters_grow_by_what_was_sent(service: ServiceProcess) -> None:
     assert (after[0] - before[0], after[1] - before[1]) == (17, 3)
 
 
-@pytest.mark.req("ORCH-3028", "ORCH-3004")
+@pytest.mark.req("ORCH-3028", partial="GPU and VRAM use, SLO attainment")
+@pytest.mark.req("ORCH-3004", partial="all but the gauge of its depth")
 def test_gauges_follow_queue_slots_and_readers(
     service: ServiceProcess, engine: GatedEngine
 ) -> None:

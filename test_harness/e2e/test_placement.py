@@ -73,7 +73,8 @@ def warm_second(probe: HttpProbe, engines: list[GatedEngine]) -> None:
         probe.stream(task_id).rest()
 
 
-@pytest.mark.req("ORCH-3205", "ORCH-3008")
+@pytest.mark.req("ORCH-3205")
+@pytest.mark.req("ORCH-3008", partial="device masks and anti-affinity")
 def test_a_shared_prefix_draws_tasks_to_its_replica_until_that_is_much_busier(
     engines: list[GatedEngine], tmp_path_factory: pytest.TempPathFactory
 ) -> None:
@@ -123,7 +124,7 @@ def test_without_prefix_reuse_tasks_go_by_load_alone(
     assert alike == "r0"
 
 
-@pytest.mark.req("ORCH-3008")
+@pytest.mark.req("ORCH-3008", partial="all but anti-affinity")
 def test_a_tenants_tasks_are_spread_over_nodes(
     engines: list[GatedEngine], tmp_path_factory: pytest.TempPathFactory
 ) -> None:

@@ -90,7 +90,7 @@ def test_two_real_replicas_get_ready_survive_a_kill_and_leave_nothing_behind(
         assert properties.ctx_max == 512
 
 
-@pytest.mark.req("ORCH-3037", partial="files named by path; the catalog's artifacts come later")
+@pytest.mark.req("ORCH-3037", partial="the catalog's artifacts, which come later")
 def test_a_tampered_model_never_reaches_the_engine(tmp_path: Path) -> None:
     model = tmp_path / "model.gguf"
     model.write_bytes(b"GGUF, or so it says")

@@ -86,7 +86,8 @@ def finished(probe: HttpProbe, **fields: Any) -> tuple[str, list[Event]]:
 # --- grammar ------------------------------------------------------------------------------------
 
 
-@pytest.mark.req("ORCH-2002", "ORCH-3202", "OC-CTRL-2020", "OC-CTRL-2021", "OC-CTRL-2022")
+@pytest.mark.req("ORCH-2002", "OC-CTRL-2020", "OC-CTRL-2021", "OC-CTRL-2022")
+@pytest.mark.req("ORCH-3202", partial="another node, which comes with the cluster, and more")
 def test_a_stream_is_started_then_tokens_then_one_end_with_ids_by_place(
     probe: HttpProbe,
 ) -> None:
@@ -119,7 +120,7 @@ def test_a_stream_is_started_then_tokens_then_one_end_with_ids_by_place(
     assert stream.complete
 
 
-@pytest.mark.req("ORCH-2002")
+@pytest.mark.req("ORCH-2002", partial="all but one property of a stream")
 def test_the_response_is_an_event_stream_that_nobody_caches(probe: HttpProbe) -> None:
     document = admit(probe)
 
@@ -132,7 +133,7 @@ def test_the_response_is_an_event_stream_that_nobody_caches(probe: HttpProbe) ->
     assert "content-length" not in stream.headers
 
 
-@pytest.mark.req("ORCH-2002")
+@pytest.mark.req("ORCH-2002", partial="all but one property of a stream")
 def test_the_connection_of_a_stream_serves_the_next_requests(probe: HttpProbe) -> None:
     for _ in range(3):
         document = admit(probe)
@@ -142,7 +143,7 @@ def test_the_connection_of_a_stream_serves_the_next_requests(probe: HttpProbe) -
     assert probe.connections == 1
 
 
-@pytest.mark.req("ORCH-2002")
+@pytest.mark.req("ORCH-2002", partial="all but one property of a stream")
 def test_requests_may_be_pipelined_behind_a_stream(probe: HttpProbe, engine: GatedEngine) -> None:
     engine.hold(2)
     document = admit(probe)
@@ -161,7 +162,9 @@ def test_requests_may_be_pipelined_behind_a_stream(probe: HttpProbe, engine: Gat
     assert probe.take(int(headers["content-length"])) == b'{"live":true}'
 
 
-@pytest.mark.req("ORCH-3100", "OC-CTRL-2023", "ORCH-3032", "ORCH-3023")
+@pytest.mark.req("ORCH-3100", "OC-CTRL-2023")
+@pytest.mark.req("ORCH-3032", partial="all but what a metrics event repeats of it")
+@pytest.mark.req("ORCH-3023", partial="a failover")
 def test_a_metrics_event_follows_started_at_once_and_then_every_period(
     probe: HttpProbe, engine: GatedEngine
 ) -> None:
@@ -187,7 +190,9 @@ def test_a_metrics_event_follows_started_at_once_and_then_every_period(
     assert rest[-1].name == "end"
 
 
-@pytest.mark.req("ORCH-2002", "ORCH-3202", "ORCH-3201")
+@pytest.mark.req("ORCH-2002", partial="all but one property of a stream")
+@pytest.mark.req("ORCH-3202", partial="another node, which comes with the cluster, and more")
+@pytest.mark.req("ORCH-3201", partial="the death of a worker")
 def test_any_text_goes_through_in_one_line_of_data(probe: HttpProbe) -> None:
     count = 2 * len(HARD_TEXT)
 
@@ -203,7 +208,7 @@ def test_any_text_goes_through_in_one_line_of_data(probe: HttpProbe) -> None:
 # --- replay -------------------------------------------------------------------------------------
 
 
-@pytest.mark.req("ORCH-3202")
+@pytest.mark.req("ORCH-3202", partial="another node, which comes with the cluster, and more")
 def test_a_finished_stream_reads_the_same_again_and_again(probe: HttpProbe) -> None:
     task_id, first = finished(probe)
 
@@ -213,7 +218,9 @@ def test_a_finished_stream_reads_the_same_again_and_again(probe: HttpProbe) -> N
         assert [event.raw for event in events] == [event.raw for event in first]
 
 
-@pytest.mark.req("ORCH-3202")
+@pytest.mark.req(
+    "ORCH-3202", partial="another node, which comes with the cluster, and what is replayed"
+)
 @pytest.mark.parametrize("after", range(11))
 def test_last_event_id_of_a_finished_task_gives_what_follows_it(
     probe: HttpProbe, after: int
@@ -227,7 +234,9 @@ def test_last_event_id_of_a_finished_task_gives_what_follows_it(
     assert len(events) == 10
 
 
-@pytest.mark.req("ORCH-3202")
+@pytest.mark.req(
+    "ORCH-3202", partial="another node, which comes with the cluster, and what is replayed"
+)
 def test_last_event_id_of_a_running_task_gives_what_follows_it_at_every_place(
     service: ServiceProcess, probe: HttpProbe, engine: GatedEngine
 ) -> None:
@@ -252,7 +261,9 @@ def test_last_event_id_of_a_running_task_gives_what_follows_it_at_every_place(
         assert [event.raw for event in events] == [event.raw for event in whole[after:]]
 
 
-@pytest.mark.req("ORCH-3202")
+@pytest.mark.req(
+    "ORCH-3202", partial="another node, which comes with the cluster, and what is replayed"
+)
 def test_last_event_id_ahead_of_the_log_waits_for_it(
     service: ServiceProcess, probe: HttpProbe, engine: GatedEngine
 ) -> None:
@@ -270,7 +281,10 @@ def test_last_event_id_ahead_of_the_log_waits_for_it(
     ]
 
 
-@pytest.mark.req("ORCH-3202", "ORCH-2006")
+@pytest.mark.req(
+    "ORCH-3202", partial="another node, which comes with the cluster, and what is replayed"
+)
+@pytest.mark.req("ORCH-2006", partial="all but one kind of error")
 @pytest.mark.parametrize(
     "bad", ["-1", "x", "1.0", "1e3", "0x1", " ", "+1", "9223372036854775808", "1,2", "\xb2"]
 )
@@ -284,7 +298,9 @@ def test_a_last_event_id_that_is_no_whole_number_is_400(probe: HttpProbe, bad: s
     assert envelope["message"].startswith("Last-Event-ID: ")
 
 
-@pytest.mark.req("ORCH-3202")
+@pytest.mark.req(
+    "ORCH-3202", partial="another node, which comes with the cluster, and what is replayed"
+)
 @pytest.mark.parametrize("beyond", ["10", "11", "9223372036854775807", "0010"])
 def test_a_last_event_id_at_or_beyond_the_end_gives_an_empty_stream(
     probe: HttpProbe, beyond: str
@@ -298,7 +314,7 @@ def test_a_last_event_id_at_or_beyond_the_end_gives_an_empty_stream(
     assert stream.complete
 
 
-@pytest.mark.req("ORCH-3202")
+@pytest.mark.req("ORCH-3202", partial="another node, which comes with the cluster, and more")
 def test_a_long_stream_replays_whole_from_anywhere(probe: HttpProbe) -> None:
     # More than one replay step, and more than any socket buffer.
     task_id, events = finished(probe, max_tokens=6000, ctx=8000)
@@ -312,7 +328,7 @@ def test_a_long_stream_replays_whole_from_anywhere(probe: HttpProbe) -> None:
 # --- several readers ----------------------------------------------------------------------------
 
 
-@pytest.mark.req("ORCH-3202")
+@pytest.mark.req("ORCH-3202", partial="another node, which comes with the cluster, and more")
 def test_several_readers_at_once_get_identical_numbered_events(
     service: ServiceProcess, probe: HttpProbe, engine: GatedEngine
 ) -> None:
@@ -340,7 +356,7 @@ def test_several_readers_at_once_get_identical_numbered_events(
     assert all(raw == raws[0] for raw in raws)
 
 
-@pytest.mark.req("ORCH-3202")
+@pytest.mark.req("ORCH-3202", partial="another node, which comes with the cluster, and more")
 def test_a_reader_that_does_not_read_holds_nobody_up(
     service: ServiceProcess, probe: HttpProbe, engine: GatedEngine
 ) -> None:
@@ -362,7 +378,7 @@ def test_a_reader_that_does_not_read_holds_nobody_up(
     assert slept.endswith(events[-1].raw + b"\n\n")
 
 
-@pytest.mark.req("ORCH-3202")
+@pytest.mark.req("ORCH-3202", partial="another node, which comes with the cluster, and more")
 def test_tokens_are_decoded_whether_or_not_anybody_reads(
     service: ServiceProcess, probe: HttpProbe, engine: GatedEngine
 ) -> None:
@@ -374,7 +390,7 @@ def test_tokens_are_decoded_whether_or_not_anybody_reads(
     assert [event.id for event in events] == [*range(1, 11)]
 
 
-@pytest.mark.req("ORCH-2002")
+@pytest.mark.req("ORCH-2002", partial="all but one property of a stream")
 def test_a_stream_opened_while_the_task_waits_begins_when_it_starts(
     service: ServiceProcess, probe: HttpProbe, engine: GatedEngine
 ) -> None:
@@ -448,7 +464,7 @@ def test_cancelling_a_waiting_task_ends_it_without_started_and_it_never_decodes(
     assert "never decoded" not in [decode.body["prompt"] for decode in engine.decodes]
 
 
-@pytest.mark.req("ORCH-2003")
+@pytest.mark.req("ORCH-2003", partial="all but one case of a cancel")
 def test_cancelling_a_finished_task_is_204_and_changes_nothing(probe: HttpProbe) -> None:
     task_id, before = finished(probe)
 
@@ -459,7 +475,8 @@ def test_cancelling_a_finished_task_is_204_and_changes_nothing(probe: HttpProbe)
     assert [event.raw for event in after] == [event.raw for event in before]
 
 
-@pytest.mark.req("ORCH-2003", "ORCH-3024")
+@pytest.mark.req("ORCH-2003", partial="all but one case of a cancel")
+@pytest.mark.req("ORCH-3024", partial="all but one case of a repeated id")
 def test_a_cancel_may_be_repeated_and_the_id_stays_used(
     probe: HttpProbe, engine: GatedEngine
 ) -> None:
@@ -497,7 +514,7 @@ def test_no_token_follows_the_204_of_a_cancel_in_full_flow(
         assert rest[-1].id == len(replay)
 
 
-@pytest.mark.req("ORCH-2003")
+@pytest.mark.req("ORCH-2003", partial="all but one case of a cancel")
 @pytest.mark.parametrize(
     ("body", "media_type"),
     [(b"", "text/plain"), (b"{not json", "application/json"), (b"x" * 5000, "text/plain")],
@@ -516,7 +533,6 @@ def test_the_body_of_a_cancel_is_ignored(probe: HttpProbe, body: bytes, media_ty
 # --- what ends badly ----------------------------------------------------------------------------
 
 
-@pytest.mark.req("ORCH-3016", "OC-CORE-1022")
 def test_a_best_effort_task_whose_engine_breaks_in_mid_stream_ends_with_worker_reset(
     service: ServiceProcess, probe: HttpProbe, engine: GatedEngine
 ) -> None:
@@ -538,7 +554,7 @@ def test_a_best_effort_task_whose_engine_breaks_in_mid_stream_ends_with_worker_r
     assert service.metric("failovers_total", outcome="lost") == lost + 1
 
 
-@pytest.mark.req("ORCH-3201")
+@pytest.mark.req("ORCH-3201", partial="strict tasks")
 def test_a_best_effort_task_restarts_while_nothing_was_sent(
     service: ServiceProcess, probe: HttpProbe, engine: GatedEngine
 ) -> None:

@@ -34,7 +34,9 @@ def status_of(probe: HttpProbe, document: dict[str, Any]) -> int:
     return stream.status
 
 
-@pytest.mark.req("ORCH-3202", "ORCH-3024", "ORCH-3203")
+@pytest.mark.req("ORCH-3202", partial="all but how long a stream can be read")
+@pytest.mark.req("ORCH-3024", partial="all but one case of a repeated id")
+@pytest.mark.req("ORCH-3203", partial="all but one case of a crash")
 def test_after_its_retention_a_log_is_gone_for_good_and_its_id_is_free(tmp_path: Path) -> None:
     with GatedEngine() as engine:
         pool, streams = external_pool(engine.url), {"retain_s": 1}
@@ -56,7 +58,7 @@ def test_after_its_retention_a_log_is_gone_for_good_and_its_id_is_free(tmp_path:
     assert events[-1].data["tokens_out"] == 3
 
 
-@pytest.mark.req("ORCH-3202")
+@pytest.mark.req("ORCH-3202", partial="all but how long a stream can be read")
 def test_the_oldest_logs_go_when_their_bytes_are_used_up(tmp_path: Path) -> None:
     with GatedEngine() as engine:
         pool, streams = external_pool(engine.url), {"retain_bytes": RETAIN_BYTES}

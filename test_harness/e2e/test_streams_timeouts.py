@@ -56,7 +56,9 @@ def admit(probe: HttpProbe, pool: str, **fields: Any) -> str:
     return str(document["task_id"])
 
 
-@pytest.mark.req("ORCH-3016", "OC-CORE-1022", "ORCH-3017")
+@pytest.mark.req("ORCH-3016")
+@pytest.mark.req("OC-CORE-1022", partial="the wall time, which is the test beside it")
+@pytest.mark.req("ORCH-3017", partial="a cancel by the caller")
 @pytest.mark.parametrize(
     ("pool", "determinism"), [("idle", "strict"), ("idle", "best_effort"), ("wall", "strict")]
 )
@@ -85,7 +87,7 @@ def test_a_stuck_task_ends_with_decode_timeout_and_its_slot_serves_the_next(
     assert [line for line in service.log_lines() if line["level"] == "error"] == []
 
 
-@pytest.mark.req("ORCH-3016")
+@pytest.mark.req("ORCH-3016", "OC-CORE-1022")
 def test_a_task_beyond_its_wall_time_does_not_take_its_neighbours_along(
     service: ServiceProcess, engines: dict[str, GatedEngine], probe: HttpProbe
 ) -> None:

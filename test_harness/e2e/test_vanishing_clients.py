@@ -83,7 +83,9 @@ def idle_files(service: ServiceProcess) -> int:
     return counts[-1]
 
 
-@pytest.mark.req("ORCH-3017", "ORCH-3202", "ORCH-3051")
+@pytest.mark.req("ORCH-3017", partial="a cancel by the caller")
+@pytest.mark.req("ORCH-3202", partial="another node, which comes with the cluster, and more")
+@pytest.mark.req("ORCH-3051", partial="priority inversion under load, failover")
 def test_two_hundred_clients_that_vanish_leave_no_trace(
     engine: GatedEngine, tmp_path: Path
 ) -> None:
@@ -113,7 +115,8 @@ def test_two_hundred_clients_that_vanish_leave_no_trace(
     assert resident_after - resident < GROWTH_BYTES
 
 
-@pytest.mark.req("ORCH-3017", "ORCH-3202")
+@pytest.mark.req("ORCH-3017", partial="a cancel by the caller")
+@pytest.mark.req("ORCH-3202", partial="another node, which comes with the cluster, and more")
 def test_on_disconnect_cancel_ends_the_task_of_the_last_reader_that_goes(
     engine: GatedEngine, tmp_path: Path
 ) -> None:
@@ -140,7 +143,8 @@ def test_on_disconnect_cancel_ends_the_task_of_the_last_reader_that_goes(
     assert events[-1].data["tokens_out"] == 4
 
 
-@pytest.mark.req("ORCH-2001", "ORCH-3203")
+@pytest.mark.req("ORCH-2001", partial="the fields of the 202, and that every check comes first")
+@pytest.mark.req("ORCH-3203", partial="all but one case of a crash")
 def test_a_client_that_goes_before_its_202_leaves_a_task_that_runs_or_none(
     engine: GatedEngine, tmp_path: Path
 ) -> None:

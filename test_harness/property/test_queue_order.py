@@ -127,7 +127,7 @@ class DumbQueue:
             self.root.leave(task.priority)
 
 
-@pytest.mark.req("ORCH-3075", "ORCH-3079", "OC-CORE-1003", partial="the order of dispatch")
+@pytest.mark.req("ORCH-3075", "ORCH-3079", "OC-CORE-1003", partial="all but the order of dispatch")
 @given(steps)
 def test_the_queue_agrees_with_the_paper(drawn: list[tuple[str, object]]) -> None:
     queue, oracle = PoolQueue(SPEC), DumbQueue()
@@ -167,7 +167,7 @@ def test_each_task_leaves_exactly_once(drawn: list[dict[str, object]]) -> None:
     assert (queue.cost_tokens, queue.prompt_tokens) == (0, 0)
 
 
-@pytest.mark.req("ORCH-2001", partial="the position in the 202")
+@pytest.mark.req("ORCH-2001", partial="all but the position in the 202")
 @given(st.lists(st.tuples(st.sampled_from(TENANTS), st.sampled_from(list(Priority))), max_size=30))
 def test_positions_of_equally_expensive_tasks_are_the_order_in_which_they_leave(
     drawn: list[tuple[str, Priority]],
@@ -207,7 +207,7 @@ def test_under_backlog_service_is_within_five_percent_of_the_weights(
         assert abs(served[tenant] / total - weight / shares) < 0.05
 
 
-@pytest.mark.req("OC-CORE-1004", "ORCH-3075", partial="nothing starves")
+@pytest.mark.req("OC-CORE-1004", "ORCH-3075", partial="all but that nothing starves")
 @given(st.integers(1, 500), st.integers(1, 500), st.integers(1, 16))
 def test_a_waiting_task_of_the_lowest_weight_is_passed_by_a_bounded_number(
     urgent_cost: int, batch_cost: int, weight: int

@@ -72,8 +72,9 @@ def test_every_adapter_that_is_registered_has_a_target() -> None:
     assert "llamacpp-real" in TARGETS
 
 
-@pytest.mark.req("ORCH-3054", "OC-ADAPT-5001")
+@pytest.mark.req("ORCH-3054", "OC-ADAPT-5001", partial="all but one property of one operation")
 class TestControl:
+    @pytest.mark.req("ORCH-3054", "OC-ADAPT-5001")
     def test_a_serving_engine_is_healthy(self, engine: RunningEngine, run: Run) -> None:
         async def scenario() -> None:
             client = engine.adapter.connect(engine.url)
@@ -83,7 +84,10 @@ class TestControl:
 
         run(scenario())
 
-    @pytest.mark.req("ORCH-3032", "OC-ADAPT-5011", "ORCH-2008")
+    @pytest.mark.req("ORCH-3054", "OC-ADAPT-5001")
+    @pytest.mark.req("OC-ADAPT-5011")
+    @pytest.mark.req("ORCH-3032", partial="all but the adapter's part")
+    @pytest.mark.req("ORCH-2008", partial="all but what an adapter says of itself")
     def test_properties_tell_version_digest_slots_and_context(
         self, target: EngineTarget, engine: RunningEngine, run: Run
     ) -> None:
@@ -140,6 +144,7 @@ class TestControl:
 
         run(scenario())
 
+    @pytest.mark.req("ORCH-3054", "OC-ADAPT-5001")
     def test_metrics_come_under_our_names(self, engine: RunningEngine, run: Run) -> None:
         async def scenario() -> None:
             client = engine.adapter.connect(engine.url)
@@ -176,8 +181,9 @@ class TestControl:
         run(scenario())
 
 
-@pytest.mark.req("ORCH-3054", "OC-ADAPT-5001")
+@pytest.mark.req("ORCH-3054", "OC-ADAPT-5001", partial="all but one property of one operation")
 class TestDecode:
+    @pytest.mark.req("ORCH-3054", "OC-ADAPT-5001")
     def test_a_stream_is_prefill_then_tokens_then_one_end(
         self, engine: RunningEngine, run: Run
     ) -> None:
@@ -203,7 +209,7 @@ class TestDecode:
 
         run(scenario())
 
-    @pytest.mark.req("ORCH-3045", partial="adapters only; the whole path has its own suite")
+    @pytest.mark.req("ORCH-3045", partial="the whole path, which has its own suite")
     def test_one_seed_gives_the_same_bytes_again_and_beside_others(
         self, engine: RunningEngine, run: Run
     ) -> None:
@@ -220,7 +226,7 @@ class TestDecode:
 
         run(scenario())
 
-    @pytest.mark.req("ORCH-3045", partial="adapters only; the whole path has its own suite")
+    @pytest.mark.req("ORCH-3045", partial="the whole path, which has its own suite")
     def test_no_seed_makes_the_engine_draw_one(self, engine: RunningEngine, run: Run) -> None:
         # 2**32 - 1 is llama.cpp's "random"; 2**63 - 1 is the same number in 32 bits.
         async def scenario() -> None:
@@ -295,8 +301,10 @@ class TestDecode:
         run(scenario())
 
 
-@pytest.mark.req("ORCH-3017", "ORCH-3054", "OC-ADAPT-5001")
+@pytest.mark.req("ORCH-3017", partial="the task's end, which is the service's")
+@pytest.mark.req("ORCH-3054", "OC-ADAPT-5001", partial="all but one property of one operation")
 class TestCancel:
+    @pytest.mark.req("ORCH-3054", "OC-ADAPT-5001")
     def test_a_cancelled_decode_frees_its_slot_and_says_nothing_more(
         self, engine: RunningEngine, run: Run
     ) -> None:
@@ -318,6 +326,7 @@ class TestCancel:
 
         run(scenario())
 
+    @pytest.mark.req("ORCH-3054", "OC-ADAPT-5001")
     def test_a_decode_cancelled_in_prefill_frees_its_slot(
         self, engine: RunningEngine, run: Run
     ) -> None:
@@ -409,7 +418,7 @@ class TestCancel:
         run(scenario())
 
 
-@pytest.mark.req("ORCH-3054")
+@pytest.mark.req("ORCH-3054", partial="all but one property of one operation")
 class TestLoss:
     def test_closing_the_client_ends_what_runs_with_one_reset(
         self, engine: RunningEngine, run: Run
@@ -430,7 +439,7 @@ class TestLoss:
 
         run(scenario())
 
-    @pytest.mark.req("ORCH-3045", partial="adapters only; the whole path has its own suite")
+    @pytest.mark.req("ORCH-3045", partial="the whole path, which has its own suite")
     def test_two_engines_agree_and_one_that_dies_resets_its_decode(
         self, target: EngineTarget, engine: RunningEngine, run: Run
     ) -> None:

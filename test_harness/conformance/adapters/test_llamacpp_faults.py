@@ -30,7 +30,9 @@ Run = Callable[[Any], None]
 GREEDY = Sampling()
 FINAL = b'{"content":"","stop":true,"stop_type":"eos","tokens_predicted":2,"tokens_evaluated":3}'
 
-pytestmark = [pytest.mark.req("ORCH-3054", "OC-ADAPT-5001")]
+pytestmark = [
+    pytest.mark.req("ORCH-3054", "OC-ADAPT-5001", partial="all but behaviour under one fault")
+]
 
 
 def request_of(prompt: str = "one two three", max_tokens: int = 12) -> DecodeRequest:
@@ -145,7 +147,7 @@ class TestFaultsOfAStream:
 
         run(scenario())
 
-    @pytest.mark.req("ORCH-3017")
+    @pytest.mark.req("ORCH-3017", partial="the engine's side; the task's end is the service's")
     @pytest.mark.parametrize("after_tokens", [0, 2])
     def test_a_silent_engine_causes_no_callback_and_can_be_cancelled(
         self, fake: FakeEngine, run: Run, after_tokens: int
@@ -174,7 +176,7 @@ class TestFaultsOfAStream:
 
         run(scenario())
 
-    @pytest.mark.req("ORCH-3017")
+    @pytest.mark.req("ORCH-3017", partial="the engine's side; the task's end is the service's")
     def test_a_slow_engine_is_waited_for_until_it_is_cancelled(
         self, fake: FakeEngine, run: Run
     ) -> None:
@@ -254,7 +256,7 @@ class TestChunking:
 
         run(scenario())
 
-    @pytest.mark.req("ORCH-3017")
+    @pytest.mark.req("ORCH-3017", partial="the engine's side; the task's end is the service's")
     def test_an_end_in_the_read_that_caused_a_cancel_is_not_told(
         self, fake: FakeEngine, run: Run
     ) -> None:
@@ -400,7 +402,7 @@ class TestConnections:
         sent = [request for request in fake.server.requests if request.path == "/completion"]
         assert len(sent) == 1
 
-    @pytest.mark.req("ORCH-3017")
+    @pytest.mark.req("ORCH-3017", partial="the engine's side; the task's end is the service's")
     def test_a_cancelled_connection_is_closed_and_never_reused(
         self, fake: FakeEngine, run: Run
     ) -> None:
@@ -542,7 +544,8 @@ class TestRequests:
 
         run(scenario())
 
-    @pytest.mark.req("ORCH-3032", "OC-ADAPT-5011")
+    @pytest.mark.req("OC-ADAPT-5011")
+    @pytest.mark.req("ORCH-3032", partial="the adapter's part")
     def test_the_configured_digest_counts_only_where_the_file_cannot_be_read(
         self, fake: FakeEngine, run: Run, tmp_path: Any
     ) -> None:
@@ -612,7 +615,7 @@ class TestRequests:
         run(scenario())
 
 
-@pytest.mark.req("ORCH-3010", partial="what the adapter does for it")
+@pytest.mark.req("ORCH-3010", partial="all but what the adapter does for it")
 def test_a_probe_is_answered_however_many_slow_calls_are_under_way(
     fake: FakeEngine, run: Run
 ) -> None:

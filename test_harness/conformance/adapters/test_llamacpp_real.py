@@ -30,7 +30,9 @@ def request_of(max_tokens: int, *, cold: bool = True) -> DecodeRequest:
     return DecodeRequest(PROMPT, max_tokens, 7, Sampling(temperature=0.8), cold)
 
 
-@pytest.mark.req("ORCH-3032", "ORCH-3054", "OC-ADAPT-5011", "OC-ADAPT-5001")
+@pytest.mark.req("OC-ADAPT-5011")
+@pytest.mark.req("ORCH-3032", partial="all but the adapter's part")
+@pytest.mark.req("ORCH-3054", "OC-ADAPT-5001", partial="all but version and digest")
 def test_it_is_known_by_its_package_and_the_digest_of_its_file(
     real: LlamaCppEngine, run: Run
 ) -> None:

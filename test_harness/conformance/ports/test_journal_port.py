@@ -9,7 +9,7 @@ import pytest
 from harness_kit.port_stores import JournalStore
 from orchestratord.ports.journal import Journal, JournalError
 
-pytestmark = pytest.mark.req("ORCH-3203")
+pytestmark = pytest.mark.req("ORCH-3203", partial="all but the journal")
 
 
 def replayed(journal: Journal) -> list[bytes]:

@@ -506,5 +506,5 @@ TestService = pytest.mark.req(
     "ORCH-3201",
     "ORCH-3202",
     "ORCH-3203",
-    partial="in one process, with a journal in memory",
+    partial="processes that die, and a disk",
 )(ServiceMachine.TestCase)

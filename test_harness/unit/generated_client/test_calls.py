@@ -64,7 +64,7 @@ def a_task() -> TaskRequest:
     )
 
 
-@pytest.mark.req("ORCH-2001", partial="the client's side")
+@pytest.mark.req("ORCH-2001", partial="all but the client's side")
 def test_a_task_is_sent_as_the_contract_says_and_its_promise_is_typed(call: Call) -> None:
     promise = {"task_id": TASK, "queue_position": 3, "predicted_start_ms": 420, "backoff_ms": 0}
     with ScriptedServer(json_answer(202, promise)) as server:
@@ -92,7 +92,7 @@ def test_a_task_is_sent_as_the_contract_says_and_its_promise_is_typed(call: Call
     }
 
 
-@pytest.mark.req("ORCH-2003", partial="the client's side")
+@pytest.mark.req("ORCH-2003", partial="all but the client's side")
 def test_a_cancel_has_no_answer(call: Call) -> None:
     with ScriptedServer(empty_answer()) as server:
         assert call(server.url, "cancel_task", TASK) is None
@@ -103,7 +103,7 @@ def test_a_cancel_has_no_answer(call: Call) -> None:
     )
 
 
-@pytest.mark.req("ORCH-2004", "ORCH-2005", partial="the client's side")
+@pytest.mark.req("ORCH-2004", "ORCH-2005", partial="all but the client's side")
 def test_a_session_is_read_and_forgotten(call: Call) -> None:
     with ScriptedServer(json_answer(200, {"turns": 2}), empty_answer()) as server:
         session = call(server.url, "get_session", SESSION)
@@ -113,7 +113,7 @@ def test_a_session_is_read_and_forgotten(call: Call) -> None:
     assert [request.method for request in server.requests] == ["GET", "DELETE"]
 
 
-@pytest.mark.req("ORCH-2104", partial="the client's side")
+@pytest.mark.req("ORCH-2104", partial="all but the client's side")
 def test_replica_sets_come_as_a_typed_list(call: Call) -> None:
     with ScriptedServer(json_answer(200, [{"id": "a", "engine": "llamacpp"}])) as server:
         sets = call(server.url, "list_replicasets")
@@ -136,7 +136,7 @@ def test_a_path_prefix_of_the_service_is_kept(call: Call) -> None:
 
 
 @pytest.mark.req("ORCH-3025")
-@pytest.mark.req("ORCH-2006", "ORCH-2007", partial="the client's side")
+@pytest.mark.req("ORCH-2006", "ORCH-2007", partial="all but the client's side")
 def test_a_refusal_raises_all_that_the_envelope_says(call: Call) -> None:
     envelope = {
         "code": "ADMISSION_REJECT",
@@ -238,7 +238,7 @@ def test_a_key_that_no_header_can_carry_is_refused_without_being_shown() -> None
     assert "cret" not in str(caught.value)
 
 
-@pytest.mark.req("ORCH-3099", partial="the client's side")
+@pytest.mark.req("ORCH-3099", partial="all but the client's side")
 def test_an_observer_sees_the_budget_headers() -> None:
     seen: list[Response] = []
     promise = {"task_id": TASK, "queue_position": 0, "predicted_start_ms": 0, "backoff_ms": 0}
@@ -248,7 +248,7 @@ def test_an_observer_sees_the_budget_headers() -> None:
     assert [answer.headers["x-budget-tokens-remaining"] for answer in seen] == ["3800"]
 
 
-@pytest.mark.req("OC-CONFIG-6010", partial="the client's side")
+@pytest.mark.req("OC-CONFIG-6010", partial="all but the client's side")
 @pytest.mark.parametrize("plane", PLANES, ids=lambda plane: plane.package)
 def test_every_operation_of_the_contract_has_a_method_in_both_flavours(plane: Any) -> None:
     document = yaml.safe_load((ROOT / plane.contract).read_text("utf-8"))
@@ -267,7 +267,7 @@ def test_every_operation_of_the_contract_has_a_method_in_both_flavours(plane: An
     assert {operation.name for operation in operations_of(document, plane.contract)} == wanted
 
 
-@pytest.mark.req("OC-CONFIG-6010", partial="the client's side")
+@pytest.mark.req("OC-CONFIG-6010", partial="all but the client's side")
 def test_generation_is_the_same_twice_and_equal_to_what_is_committed() -> None:
     files = collect(ROOT, [generate_clients])
 

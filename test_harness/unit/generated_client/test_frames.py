@@ -15,7 +15,7 @@ from orchqueue_v1.sse import (
 )
 from orchqueue_v1.transport import OrchError
 
-pytestmark = pytest.mark.req("ORCH-2002", "ORCH-3202", partial="the client's side")
+pytestmark = pytest.mark.req("ORCH-2002", "ORCH-3202", partial="all but the client's side")
 
 TEXT = (
     b": keep-alive\n\n"

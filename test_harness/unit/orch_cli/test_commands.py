@@ -382,7 +382,7 @@ def test_a_stream_as_json_is_one_event_a_line_and_nothing_else() -> None:
 
 
 @pytest.mark.req("OC-CLI-8001")
-@pytest.mark.req("ORCH-3202", partial="the command line's side")
+@pytest.mark.req("ORCH-3202", partial="all but the command line's side")
 def test_stream_goes_on_after_the_event_it_is_told() -> None:
     with service(stream=stream_answer(token(5, "rest"), end(6))) as server:
         result = run("stream", TASK, "--from", "6", "--url", server.url)
@@ -404,7 +404,7 @@ def test_a_task_that_fails_or_was_canceled_gives_exit_status_1() -> None:
 
 
 @pytest.mark.req("OC-CLI-8001")
-@pytest.mark.req("ORCH-2006", partial="the command line's side")
+@pytest.mark.req("ORCH-2006", partial="all but the command line's side")
 @pytest.mark.parametrize(
     ("status", "envelope", "exit_code", "words"),
     [
@@ -441,7 +441,7 @@ def test_a_refusal_says_what_and_what_to_do_and_has_its_exit_status(
         assert word in result.stderr
 
 
-@pytest.mark.req("OC-CLI-8002")
+@pytest.mark.req("OC-CLI-8002", partial="all but what is no stream")
 def test_a_refusal_as_json_is_the_envelope_on_stderr() -> None:
     with service(submit=json_answer(429, FULL)) as server:
         result = run("submit", "x", "--json", "--url", server.url)
@@ -521,7 +521,7 @@ def test_a_service_that_is_not_there_gives_exit_status_5() -> None:
     assert "is the service running there?" in result.stderr
 
 
-@pytest.mark.req("OC-CLI-8001")
+@pytest.mark.req("OC-CLI-8001", partial="all but what Ctrl-C does")
 def test_ctrl_c_leaves_the_task_running_and_says_how_to_come_back(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -534,7 +534,7 @@ def test_ctrl_c_leaves_the_task_running_and_says_how_to_come_back(
     assert not any(request.path.endswith("/cancel") for request in server.requests)
 
 
-@pytest.mark.req("OC-CLI-8001")
+@pytest.mark.req("OC-CLI-8001", partial="all but what Ctrl-C does")
 def test_ctrl_c_cancels_when_asked_to(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("orch_cli.stream_view.PlainView.show", _interrupt_at_token)
     with ScriptedServer(
@@ -625,7 +625,7 @@ SETS = [
 ]
 
 
-@pytest.mark.req("OC-CLI-8001")
+@pytest.mark.req("OC-CLI-8001", partial="the tasks, which are tested beside it")
 def test_the_fleet_is_shown_as_tables_of_tabs_in_a_pipe() -> None:
     health = {"live": True, "ready": True, "draining": False, "state": "Ready", "metrics": {"q": 1}}
     with ScriptedServer(
@@ -645,7 +645,7 @@ def test_the_fleet_is_shown_as_tables_of_tabs_in_a_pipe() -> None:
     assert "CPU carve-out" in offer.stderr
 
 
-@pytest.mark.req("OC-CLI-8002")
+@pytest.mark.req("OC-CLI-8002", partial="all but what is no stream")
 def test_on_a_terminal_the_fleet_is_a_drawn_table() -> None:
     with ScriptedServer(json_answer(200, SETS)) as server:
         result = run("replicasets", "--url", server.url, FORCE_COLOR="1")

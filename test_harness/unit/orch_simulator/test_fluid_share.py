@@ -4,7 +4,7 @@ import pytest
 
 from orch_simulator.fluid_share import FluidShare
 
-pytestmark = pytest.mark.req("ORCH-3075", partial="the measure of fairness, not the queue")
+pytestmark = pytest.mark.req("ORCH-3075", partial="the queue")
 
 
 def test_backlogged_members_are_entitled_by_weight_whoever_is_served() -> None:

@@ -6,7 +6,7 @@ from orch_simulator.ledger import Ledger
 from orch_simulator.outcome import Calibration, Quantiles, quantiles, worst_calibration_error
 from orchestrator_core.task import Priority
 
-pytestmark = pytest.mark.req("ORCH-3081", partial="how the simulator measures it")
+pytestmark = pytest.mark.req("ORCH-3081", partial="all but how the simulator measures it")
 
 
 def told(probability: float, *, on_time: int, late: int, into: Calibration) -> None:

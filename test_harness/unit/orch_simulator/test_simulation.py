@@ -91,7 +91,7 @@ def test_measuring_the_cost_of_decisions_changes_none() -> None:
     assert {row.mean_us for row in measured.costs} == {1.0}
 
 
-@pytest.mark.req("ORCH-3075", partial="conservation in the simulator")
+@pytest.mark.req("ORCH-3075", partial="all but conservation in the simulator")
 @pytest.mark.parametrize("policy", list(FullPolicy))
 def test_every_arrival_ends_exactly_once(policy: FullPolicy) -> None:
     spec = make_pool(capacity=12, interactive=8, batch=10, policy=policy, rate_limit_rps=4.0)
@@ -119,7 +119,7 @@ def test_rows_of_priorities_and_tenants_add_up_to_the_total() -> None:
     assert outcome.total.tenant == outcome.total.priority == ALL
 
 
-@pytest.mark.req("ORCH-3075")
+@pytest.mark.req("ORCH-3075", partial="the service itself; this is the simulator")
 def test_backlogged_tenants_share_tokens_three_to_one_within_five_percent() -> None:
     spec = make_pool(tenants=(TenantPolicy("gold", 3), TenantPolicy("iron", 1)))
     lengths = Random(5)
@@ -141,7 +141,7 @@ def test_backlogged_tenants_share_tokens_three_to_one_within_five_percent() -> N
     assert gold.wait.max_ms / iron.wait.max_ms == pytest.approx(160 / 240, rel=0.05)
 
 
-@pytest.mark.req("ORCH-3075")
+@pytest.mark.req("ORCH-3075", partial="the service itself; this is the simulator")
 def test_priorities_share_eight_to_one_while_both_wait() -> None:
     backlog = [
         arrival(0, priority=priority) for _ in range(80) for priority in (BATCH, INTERACTIVE)
@@ -155,7 +155,7 @@ def test_priorities_share_eight_to_one_while_both_wait() -> None:
     assert batch.wait.max_ms == 159 * 600
 
 
-@pytest.mark.req("ORCH-3079")
+@pytest.mark.req("ORCH-3079", partial="the service itself; this is the simulator")
 def test_earlier_deadlines_go_first_and_those_nobody_can_meet_end_in_the_queue() -> None:
     spec = make_pool()
     tasks = [arrival(0), arrival(1, "b", deadline_ms=9_000), arrival(2, "b", deadline_ms=2_500)]
@@ -169,7 +169,7 @@ def test_earlier_deadlines_go_first_and_those_nobody_can_meet_end_in_the_queue()
     assert (flow(outcome, "b").wait.p50_ms, flow(outcome, "b").wait.max_ms) == (598, 1_199)
 
 
-@pytest.mark.req("ORCH-3079")
+@pytest.mark.req("ORCH-3079", partial="the service itself; this is the simulator")
 def test_once_speed_is_known_a_deadline_that_cannot_be_met_is_refused() -> None:
     learned = [arrival(1_000 * i) for i in range(3)]
 
@@ -179,7 +179,7 @@ def test_once_speed_is_known_a_deadline_that_cannot_be_met_is_refused() -> None:
     assert outcome.total.deadlines_met_ratio == 1.0
 
 
-@pytest.mark.req("ORCH-3081", partial="the ratio in the simulator, not the metric")
+@pytest.mark.req("ORCH-3081", partial="the metric")
 def test_deadlines_met_counts_the_late_and_the_evicted() -> None:
     # Before speed is known all are admitted: one in time, one late by 100 ms, one evicted.
     tasks = [
@@ -228,7 +228,9 @@ def test_promises_are_compared_with_what_happened() -> None:
     assert outcome.total.start_error.max_ms <= 10
 
 
-@pytest.mark.req("ORCH-3081", partial="tasks told 0.9 or more, with deadlines that leave room")
+@pytest.mark.req(
+    "ORCH-3081", partial="all but tasks told 0.9 or more, with deadlines that leave room"
+)
 def test_nine_of_ten_tasks_told_so_are_on_time() -> None:
     deadlines = {priority: DeadlineRange(8_000, 60_000) for priority in Priority}
     workload = PoissonWorkload(400, 2.5, ("a", "b"), deadlines=deadlines)

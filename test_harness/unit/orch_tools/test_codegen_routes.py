@@ -58,7 +58,7 @@ def test_any_other_path_is_unknown(path: str) -> None:
     assert match("GET", path) is None
 
 
-@pytest.mark.req("ORCH-3035")
+@pytest.mark.req("ORCH-3035", partial="that the roles of the generated table are asked for")
 def test_routes_carry_request_type_status_and_roles() -> None:
     submit = next(route for route in ROUTES if route.operation_id == "submit_task")
 

@@ -53,7 +53,7 @@ def known_speed(scheduler: Scheduler, tasks: int = 3) -> None:
 
 
 class TestPools:
-    @pytest.mark.req("ORCH-3018", partial="the core's part")
+    @pytest.mark.req("ORCH-3018", partial="all but the core's part")
     @pytest.mark.parametrize("change", [{"engine": "vllm"}, {"model_ref": "other"}])
     def test_no_pool_for_engine_and_model_is_unavailable(self, change: dict[str, Any]) -> None:
         refusal = refused(ready_scheduler(), **change)
@@ -184,7 +184,7 @@ class TestRates:
 
         assert all(isinstance(effect, Admitted) for effect in effects)
 
-    @pytest.mark.req("ORCH-3077", partial="rps; max_concurrent is tested with the scheduler")
+    @pytest.mark.req("ORCH-3077", partial="max_concurrent is tested with the scheduler")
     def test_a_tenant_above_its_quota_is_refused_over_all_its_clients(self) -> None:
         scheduler = ready_scheduler(make_pool(tenants=(TenantPolicy("acme", rps=1),)))
         submit(scheduler, "a", client_id="c")
@@ -308,7 +308,7 @@ class TestFullQueue:
         submit(scheduler, "running")
         return scheduler
 
-    @pytest.mark.req("ORCH-3004", "OC-CORE-1001")
+    @pytest.mark.req("ORCH-3004", "OC-CORE-1001", partial="the order")
     def test_capacity_counts_waiting_tasks_only(self) -> None:
         scheduler = self.full(FullPolicy.REJECT)
 
@@ -320,7 +320,7 @@ class TestFullQueue:
 
         assert [type(effect) for effect in submit(scheduler, "a")] == [Admitted, Dispatch]
 
-    @pytest.mark.req("ORCH-3005", "OC-CORE-1002")
+    @pytest.mark.req("ORCH-3005", "OC-CORE-1002", partial="all but one rule of one policy")
     @pytest.mark.parametrize(
         ("policy", "code"),
         [
@@ -349,7 +349,7 @@ class TestFullQueue:
 
         assert refused(scheduler, now_ms=T0_MS + 300).retry_after_ms == 700
 
-    @pytest.mark.req("ORCH-3005", "OC-CORE-1002")
+    @pytest.mark.req("ORCH-3005", "OC-CORE-1002", partial="all but one rule of one policy")
     def test_drop_lru_ends_the_longest_waiting_before_it_admits_the_new_one(self) -> None:
         scheduler = self.full(FullPolicy.DROP_LRU, capacity=2)
         submit(scheduler, "old", priority=BATCH)
@@ -365,7 +365,7 @@ class TestFullQueue:
         assert isinstance(admitted, Admitted)
         assert admitted.task_key == "acme/new"
 
-    @pytest.mark.req("ORCH-3005", "ORCH-3085", "OC-CORE-1002", partial="the core's part")
+    @pytest.mark.req("ORCH-3005", "ORCH-3085", "OC-CORE-1002", partial="all but the core's part")
     def test_shedding_ends_lower_priorities_only(self) -> None:
         scheduler = self.full(FullPolicy.SHED_LOW_PRIORITY)
         submit(scheduler, "batch", priority=BATCH)
@@ -383,7 +383,7 @@ class TestFullQueue:
         assert refused(scheduler, "second").policy_label == "shed-low-priority"
 
 
-@pytest.mark.req("ORCH-3024", partial="the core's part; bodies are compared by the service")
+@pytest.mark.req("ORCH-3024", partial="bodies, which the service compares")
 def test_the_same_task_twice_is_one_task() -> None:
     scheduler = ready_scheduler()
     submit(scheduler, "running")
@@ -396,7 +396,7 @@ def test_the_same_task_twice_is_one_task() -> None:
 
 
 class TestPromise:
-    @pytest.mark.req("ORCH-2001", partial="the numbers of the 202")
+    @pytest.mark.req("ORCH-2001", partial="all but the numbers of the 202")
     def test_position_and_start_of_tasks_behind_a_busy_slot(self) -> None:
         scheduler = ready_scheduler()
         known_speed(scheduler)

@@ -70,7 +70,7 @@ class TestServiceTimes:
         assert generated_tokens(make_task(workload=Workload.EMBEDDING)) == 0
 
 
-@pytest.mark.req("ORCH-3081", partial="the probability; the metric and the event are the service's")
+@pytest.mark.req("ORCH-3081", partial="the metric and the event are the service's")
 class TestOnTime:
     def times(self, finished: int = 3) -> ServiceTimes:
         times = ServiceTimes(Limits())

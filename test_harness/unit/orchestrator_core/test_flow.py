@@ -6,7 +6,7 @@ from harness_kit.core_builders import T0_MS, make_task
 from orchestrator_core.queueing.flow import Flow, turn_of
 
 
-@pytest.mark.req("ORCH-3079", partial="the order within a flow; refusals are tested at admission")
+@pytest.mark.req("ORCH-3079", partial="refusals are tested at admission")
 def test_the_earliest_deadline_is_at_the_head() -> None:
     flow = Flow()
     for sequence, (name, due_ms) in enumerate([("late", 900), ("soon", 100), ("mid", 500)]):
@@ -16,7 +16,7 @@ def test_the_earliest_deadline_is_at_the_head() -> None:
     assert flow.head.key == "acme/soon"
 
 
-@pytest.mark.req("OC-CORE-1003")
+@pytest.mark.req("OC-CORE-1003", partial="the cost is not measured")
 def test_equal_deadlines_keep_arrival_order() -> None:
     flow = Flow()
     first, second = make_task("first"), make_task("second")

@@ -71,7 +71,7 @@ def test_only_ready_replicas_with_a_free_slot_are_usable() -> None:
     assert serving([free, full, lost], None) == [free, full]
 
 
-@pytest.mark.req("ORCH-3046", partial="the filter; pins are tested with the scheduler")
+@pytest.mark.req("ORCH-3046", partial="pins are tested with the scheduler")
 def test_only_replicas_of_the_required_set_are_usable() -> None:
     blue, green = replica("a"), replica("b", group=GREEN)
 

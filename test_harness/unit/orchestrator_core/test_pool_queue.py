@@ -61,7 +61,7 @@ class TestBounds:
         assert named(queue, 2) == ["acme/a", "acme/b"]
 
 
-@pytest.mark.req("OC-CORE-1002", "ORCH-3005")
+@pytest.mark.req("OC-CORE-1002", "ORCH-3005", partial="all but one rule of one policy")
 class TestFullPolicies:
     def victim(self, queue: PoolQueue, priority: Priority) -> str | None:
         room = queue.find_room(priority)
@@ -118,8 +118,9 @@ class TestFullPolicies:
         assert queue.find_room(BATCH) is None
 
 
-@pytest.mark.req("OC-CORE-1004", "ORCH-3075")
+@pytest.mark.req("OC-CORE-1004", "ORCH-3075", partial="all but held tenants")
 class TestFairOrder:
+    @pytest.mark.req("OC-CORE-1004", "ORCH-3075")
     def test_priorities_share_eight_to_one_by_default(self) -> None:
         queue = PoolQueue(make_pool(priorities=()))
         fill(queue, *many("b", 90, priority=BATCH), *many("i", 90))
@@ -128,6 +129,7 @@ class TestFairOrder:
 
         assert served == {"i": 80, "b": 10}
 
+    @pytest.mark.req("OC-CORE-1004", "ORCH-3075")
     def test_tenants_share_within_a_priority_by_weight(self) -> None:
         queue = PoolQueue(make_pool(tenants=(TenantPolicy("x", weight=3),)))
         fill(queue, *many("t", 80, tenant="x"), *many("t", 80, tenant="y"))
@@ -136,6 +138,7 @@ class TestFairOrder:
 
         assert served == {"x": 60, "y": 20}
 
+    @pytest.mark.req("OC-CORE-1004", "ORCH-3075")
     def test_many_interactive_tenants_do_not_push_batch_below_its_weight(self) -> None:
         queue = PoolQueue(make_pool())
         tenants = [f"t{i}" for i in range(10)]
@@ -146,7 +149,7 @@ class TestFairOrder:
 
         assert served == {"i": 80, "b": 10}
 
-    @pytest.mark.req("ORCH-3077", partial="holding; who is held is tested with the scheduler")
+    @pytest.mark.req("ORCH-3077", partial="who is held is tested with the scheduler")
     def test_a_held_tenant_does_not_block_the_others(self) -> None:
         queue = PoolQueue(make_pool())
         fill(queue, *many("t", 2, tenant="x"), *many("t", 2, tenant="y"))

@@ -77,9 +77,9 @@ def code_of(effects: list[Effect]) -> Code | None:
     return refused[0] if refused else None
 
 
-@pytest.mark.req("ORCH-3086", partial="the decision; services act on it")
+@pytest.mark.req("ORCH-3086", partial="what services do about it")
 class TestHard:
-    @pytest.mark.req("ORCH-3079", partial="feasibility counts what may be preempted")
+    @pytest.mark.req("ORCH-3079", partial="all but that feasibility counts what may be preempted")
     def test_an_urgent_task_takes_the_slot_and_the_other_resumes_after_it(self) -> None:
         scheduler = scheduler_of()
         submit(scheduler, "long", **LONG)
@@ -286,7 +286,7 @@ SPARED = [
 ]
 
 
-@pytest.mark.req("ORCH-3086", partial="the decision; services act on it")
+@pytest.mark.req("ORCH-3086", partial="what services do about it")
 @pytest.mark.parametrize("case", SPARED, ids=lambda case: case.why)
 def test_what_is_never_interrupted(case: Spared) -> None:
     scheduler = scheduler_of(case.preemption)
@@ -301,7 +301,7 @@ def test_what_is_never_interrupted(case: Spared) -> None:
     assert scheduler.running("p") == ("acme/long",)
 
 
-@pytest.mark.req("ORCH-3086", partial="the decision; services act on it")
+@pytest.mark.req("ORCH-3086", partial="what services do about it")
 @pytest.mark.parametrize(
     "task",
     [
@@ -338,7 +338,7 @@ def test_a_draining_pool_interrupts_nothing() -> None:
     assert effects == ()
 
 
-@pytest.mark.req("ORCH-3085", partial="the decision; the stream's end is the service's")
+@pytest.mark.req("ORCH-3085", partial="the stream's end, which is the service's")
 class TestSoft:
     def queue(self, preemption: PreemptionPolicy, **pool: Any) -> Scheduler:
         """A one-second task runs, long ones wait and it is their turn: the interactive class has

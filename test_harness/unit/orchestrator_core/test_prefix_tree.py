@@ -35,7 +35,8 @@ class TestHeld:
         assert len(tree) == 6
 
 
-@pytest.mark.req("ORCH-3205", "ORCH-3022")
+@pytest.mark.req("ORCH-3205")
+@pytest.mark.req("ORCH-3022", partial="the account of sessions")
 class TestBound:
     def test_the_end_of_what_was_used_longest_ago_goes_first(self) -> None:
         tree = PrefixTree(6)

@@ -17,7 +17,7 @@ def burst(limiter: RateLimiter, rps: float, now_ms: int) -> int:
     return passed
 
 
-@pytest.mark.req("ORCH-3006", partial="the bucket; its place before the queue is tested elsewhere")
+@pytest.mark.req("ORCH-3006", partial="its place before the queue is tested elsewhere")
 @pytest.mark.parametrize(("rps", "expected"), [(0.5, 1), (1, 1), (5, 5), (20, 20)])
 def test_a_burst_of_at_least_one_second_passes(rps: float, expected: int) -> None:
     assert burst(RateLimiter(), rps, T0_MS) == expected

@@ -88,7 +88,8 @@ def shown(scheduler: Scheduler, name: str) -> tuple[int, bool, str | None]:
     return session.kv_bytes, session.kv_warmth, session.last_replica
 
 
-@pytest.mark.req("ORCH-3022", "ORCH-3009")
+@pytest.mark.req("ORCH-3009")
+@pytest.mark.req("ORCH-3022", partial="the bound")
 class TestSessions:
     def test_a_session_shows_no_kv_that_others_have_pushed_out(self) -> None:
         scheduler = ready_scheduler(make_pool(), [kv_replica()])

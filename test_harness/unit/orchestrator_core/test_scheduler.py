@@ -59,7 +59,7 @@ class TestDispatch:
 
         assert effects[1] == Dispatch("acme/a", "p", "r0", 1)
 
-    @pytest.mark.req("ORCH-3079", partial="the order; refusals are tested at admission")
+    @pytest.mark.req("ORCH-3079", partial="refusals are tested at admission")
     def test_the_earliest_deadline_goes_first_and_ties_by_arrival(self) -> None:
         scheduler = ready_scheduler()
         submit(scheduler, "running")
@@ -160,7 +160,7 @@ class TestDispatch:
         assert dispatched(lifted) == ["acme/waiting"]
 
 
-@pytest.mark.req("ORCH-3077")
+@pytest.mark.req("ORCH-3077", partial="rps, and what the service adds")
 class TestMaxConcurrent:
     SPEC = make_pool(tenants=(TenantPolicy("x", max_concurrent=1),))
 
@@ -220,7 +220,7 @@ class TestMaxConcurrent:
         assert dispatched(back) == ["x/0"]
 
 
-@pytest.mark.req("ORCH-3017", "OC-CORE-1005", partial="the core's part; services close connections")
+@pytest.mark.req("ORCH-3017", "OC-CORE-1005", partial="that services close connections")
 class TestCancel:
     def test_a_waiting_task_ends_without_a_refusal_and_is_never_dispatched(self) -> None:
         scheduler = ready_scheduler()
@@ -255,7 +255,7 @@ class TestCancel:
         assert effects == (Ended("acme/a", None),)
         assert scheduler.step(ReplicaReady(make_replica("r0")), T0_MS) == ()
 
-    @pytest.mark.req("ORCH-3026", partial="the core's part of the race")
+    @pytest.mark.req("ORCH-3026", partial="all but the core's part of the race")
     def test_whoever_comes_second_in_a_race_changes_nothing(self) -> None:
         scheduler = ready_scheduler()
         submit(scheduler, "a")
@@ -296,7 +296,7 @@ class TestAborted:
             scheduler.step(finished("acme/b"), T0_MS)
 
 
-@pytest.mark.req("ORCH-3201", partial="the core's part: where and when a task resumes")
+@pytest.mark.req("ORCH-3201", partial="the bytes, which are the service's part")
 class TestFailover:
     def test_it_resumes_on_another_replica_before_everything_that_waits(self) -> None:
         scheduler = ready_scheduler(replicas=[make_replica("a"), make_replica("b")])
@@ -357,7 +357,7 @@ class TestFailover:
 
         assert effects == (Dispatch("acme/t", "p", "b", 2),)
 
-    @pytest.mark.req("ORCH-3009", partial="the core's part: the session is cold")
+    @pytest.mark.req("ORCH-3009", partial="all but that the session is cold")
     def test_the_session_is_cold_afterwards(self) -> None:
         scheduler = ready_scheduler(replicas=[make_replica("a"), make_replica("b")])
         submit(scheduler, "first", session_key="s")
@@ -431,7 +431,7 @@ class TestDeadlines:
         assert scheduler.running("p") == ("acme/running",)
 
 
-@pytest.mark.req("ORCH-3203", partial="the core's part: order and place after a restart")
+@pytest.mark.req("ORCH-3203", partial="all but order and place after a restart")
 class TestRecovery:
     def recovering(self, limits: Limits | None = None) -> Scheduler:
         scheduler = Scheduler(limits)
@@ -631,7 +631,7 @@ class TestQueries:
         assert [scheduler.position(f"acme/{n}") for n in ("running", "a", "c", "b")] == [0, 0, 1, 2]
         assert scheduler.position("acme/unknown") is None
 
-    @pytest.mark.req("ORCH-3081", partial="the probability; metric and event are the service's")
+    @pytest.mark.req("ORCH-3081", partial="metric and event are the service's")
     def test_a_long_queue_makes_a_deadline_less_likely(self) -> None:
         scheduler = ready_scheduler()
         for i in range(3):

@@ -88,7 +88,7 @@ class TestLife:
         assert table.expire(T0_MS + 600) == ["s"]
 
 
-@pytest.mark.req("OC-CORE-1021", "OC-CORE-1023", "ORCH-3099", partial="the core's side")
+@pytest.mark.req("OC-CORE-1021", "OC-CORE-1023", "ORCH-3099", partial="all but the core's side")
 class TestBudgets:
     def test_what_is_reserved_counts_as_used_until_it_is_settled(self) -> None:
         table = SessionTable(

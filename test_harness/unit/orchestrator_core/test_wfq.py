@@ -17,7 +17,7 @@ def serve(shares: FairShare, turns: int, cost_tokens: int = 10) -> list[str]:
     return order
 
 
-@pytest.mark.req("ORCH-3075", partial="one level; the hierarchy is tested with the pool queue")
+@pytest.mark.req("ORCH-3075", partial="the hierarchy is tested with the pool queue")
 def test_backlogged_members_are_served_by_weight() -> None:
     shares = FairShare()
     shares.activate("heavy", 8)

@@ -48,7 +48,7 @@ def job_of(world: ServiceWorld, one: Draft) -> Job:
     return job
 
 
-@pytest.mark.req("ORCH-3203")
+@pytest.mark.req("ORCH-3203", partial="a process that dies; all but one rule")
 def test_the_answer_waits_until_the_task_is_on_disk() -> None:
     async def scenario(world: ServiceWorld) -> None:
         world.life.journal.hold()
@@ -83,7 +83,8 @@ class TestOneId:
 
         run_world(scenario)
 
-    @pytest.mark.req("ORCH-3024", "ORCH-3203")
+    @pytest.mark.req("ORCH-3024", partial="all but one case of a repeated id")
+    @pytest.mark.req("ORCH-3203", partial="a process that dies; all but one rule")
     def test_the_same_body_while_the_first_is_not_durable_is_answered_with_it(self) -> None:
         async def scenario(world: ServiceWorld) -> None:
             world.life.journal.hold()
@@ -100,7 +101,7 @@ class TestOneId:
 
         run_world(scenario)
 
-    @pytest.mark.req("ORCH-3024")
+    @pytest.mark.req("ORCH-3024", partial="all but one case of a repeated id")
     def test_another_body_under_a_known_id_is_a_conflict(self) -> None:
         async def scenario(world: ServiceWorld) -> None:
             await world.admit(draft(1))
@@ -122,7 +123,7 @@ class TestOneId:
 
         run_world(scenario)
 
-    @pytest.mark.req("ORCH-3024")
+    @pytest.mark.req("ORCH-3024", partial="all but one case of a repeated id")
     def test_two_requests_whose_prompts_are_counted_at_once_are_one_task(self) -> None:
         async def scenario(world: ServiceWorld) -> None:
             first, again = world.submit(draft(1)), world.submit(draft(1))
@@ -140,7 +141,7 @@ class TestOneId:
 class TestBrokenJournal:
     """What could not be made durable was not admitted, and leaves nothing."""
 
-    @pytest.mark.req("ORCH-3203")
+    @pytest.mark.req("ORCH-3203", partial="a process that dies; all but one rule")
     @pytest.mark.parametrize("waits", [False, True])
     def test_the_task_is_refused_and_its_slot_or_place_is_free(self, waits: bool) -> None:
         async def scenario(world: ServiceWorld) -> None:
@@ -164,7 +165,8 @@ class TestBrokenJournal:
 
         run_world(scenario)
 
-    @pytest.mark.req("ORCH-3024", "ORCH-3203")
+    @pytest.mark.req("ORCH-3024", partial="all but one case of a repeated id")
+    @pytest.mark.req("ORCH-3203", partial="a process that dies; all but one rule")
     def test_the_same_id_may_be_tried_again_and_then_survives_a_crash(self) -> None:
         async def scenario(world: ServiceWorld) -> None:
             await fail_once(world, draft(1))
@@ -217,7 +219,7 @@ class TestSamplerProfiles:
         assert override.over(Sampling()) == Sampling(0.1, 0.2, 3, 0.4, 1.5, ("a", "b"))
         assert SamplingOverride(stop=()).over(Sampling(stop=("x",))).stop == ()
 
-    @pytest.mark.req("ORCH-3046")
+    @pytest.mark.req("ORCH-3046", partial="all but which profiles a set takes")
     def test_a_profile_that_no_pool_pins_is_refused_by_name(self) -> None:
         async def scenario(world: ServiceWorld) -> None:
             refusal = await refused(world, draft(1, sampler_profile_version="v2"))
@@ -229,7 +231,7 @@ class TestSamplerProfiles:
 
         run_world(scenario, self.SETUP)
 
-    @pytest.mark.req("ORCH-3045")
+    @pytest.mark.req("ORCH-3045", partial="all but the seed")
     def test_without_a_seed_it_comes_from_the_task_id_and_zero_is_a_seed(self) -> None:
         async def scenario(world: ServiceWorld) -> None:
             await world.admit(draft(1))
@@ -330,7 +332,7 @@ class TestCounting:
 class TestMessages:
     MESSAGES = (Message("system", "Be brief."), Message("user", "Hi"))
 
-    @pytest.mark.req("ORCH-3058")
+    @pytest.mark.req("ORCH-3058", partial="sampling")
     def test_a_chat_becomes_a_prompt_by_the_engines_template(self) -> None:
         async def scenario(world: ServiceWorld) -> None:
             one = draft(1, prompt=None, messages=self.MESSAGES)
@@ -413,7 +415,8 @@ class TestRefusals:
 
         run_world(scenario)
 
-    @pytest.mark.req("ORCH-3028", "OC-CTRL-2051")
+    @pytest.mark.req("OC-CTRL-2051")
+    @pytest.mark.req("ORCH-3028", partial="GPU and VRAM use, SLO attainment")
     def test_a_refusal_is_counted_by_reason_code_and_policy(self) -> None:
         async def scenario(world: ServiceWorld) -> None:
             session = draft(1).session_id
@@ -434,7 +437,7 @@ class TestRefusals:
         assert line["code"] == "ADMISSION_REJECT"
 
 
-@pytest.mark.req("ORCH-3203")
+@pytest.mark.req("ORCH-3203", partial="all but the journal")
 def test_nothing_is_asked_of_the_core_while_the_journal_is_known_to_fail() -> None:
     async def scenario(world: ServiceWorld) -> None:
         world.life.journal.fail("disk full")

@@ -97,7 +97,7 @@ def test_a_replica_with_other_text_ends_the_stream_and_none_of_its_bytes_are_sho
     assert "task.failover_mismatch" in [line["event"] for line in logs]
 
 
-@pytest.mark.req("ORCH-3201")
+@pytest.mark.req("ORCH-3201", partial="all but one case of a failover")
 def test_a_second_run_that_ends_too_early_is_a_mismatch() -> None:
     class Short(MockClient):
         """An engine that stops after one token, whatever was asked for."""
@@ -158,7 +158,7 @@ def test_a_best_effort_task_starts_again_while_nothing_was_shown() -> None:
     run_world(scenario, PAIR)
 
 
-@pytest.mark.req("ORCH-3201")
+@pytest.mark.req("ORCH-3201", partial="strict tasks")
 def test_a_best_effort_task_that_showed_tokens_ends_with_worker_reset() -> None:
     async def scenario(world: ServiceWorld) -> None:
         one = best_effort(1)
@@ -178,7 +178,7 @@ def test_a_best_effort_task_that_showed_tokens_ends_with_worker_reset() -> None:
     run_world(scenario, PAIR)
 
 
-@pytest.mark.req("ORCH-3203")
+@pytest.mark.req("ORCH-3203", partial="a process that dies; all but one rule")
 @pytest.mark.parametrize("failed_over", [False, True])
 def test_a_best_effort_task_shows_nothing_before_its_start_is_on_disk(failed_over: bool) -> None:
     async def scenario(world: ServiceWorld) -> None:
@@ -228,7 +228,7 @@ def test_a_request_that_the_engine_refuses_ends_at_once_and_keeps_the_replica(
     run_world(scenario, PAIR)
 
 
-@pytest.mark.req("ORCH-3201")
+@pytest.mark.req("ORCH-3201", partial="all but one case of a failover")
 def test_a_task_that_breaks_worker_after_worker_is_given_up() -> None:
     async def scenario(world: ServiceWorld) -> None:
         poison = draft(1)
@@ -247,7 +247,7 @@ def test_a_task_that_breaks_worker_after_worker_is_given_up() -> None:
     run_world(scenario, PAIR)
 
 
-@pytest.mark.req("ORCH-3010")
+@pytest.mark.req("ORCH-3010", partial="all but how a replica becomes unready")
 def test_a_broken_connection_takes_the_replica_out_until_it_was_probed() -> None:
     async def scenario(world: ServiceWorld) -> None:
         world.engines["r0"].inject(MockFault(Misbehaviour.DIE, 1))
@@ -276,7 +276,7 @@ def test_a_garbled_answer_is_decoded_again_but_the_replica_stays_in_service() ->
     run_world(scenario)
 
 
-@pytest.mark.req("ORCH-2001", partial="the services' part")
+@pytest.mark.req("ORCH-2001", partial="all but the services' part")
 def test_embeddings_come_as_the_result_of_end() -> None:
     async def scenario(world: ServiceWorld) -> None:
         one = draft(1, workload=Workload.EMBEDDING, prompt=None, inputs=("a", "b"))
@@ -326,7 +326,7 @@ def test_a_workload_that_no_replica_offers_is_refused_at_admission() -> None:
     run_world(scenario, Setup(engines={"r0": replace(SCRIPT, features=frozenset())}))
 
 
-@pytest.mark.req("ORCH-3201")
+@pytest.mark.req("ORCH-3201", partial="all but one case of a failover")
 def test_an_embedding_is_computed_again_on_another_replica() -> None:
     async def scenario(world: ServiceWorld) -> None:
         one = draft(1, workload=Workload.EMBEDDING, prompt=None, inputs=("a",))
@@ -342,7 +342,7 @@ def test_an_embedding_is_computed_again_on_another_replica() -> None:
     run_world(scenario, PAIR)
 
 
-@pytest.mark.req("ORCH-3017")
+@pytest.mark.req("ORCH-3017", partial="all but the services' part")
 def test_a_cancelled_embedding_frees_its_slot_and_gives_no_result() -> None:
     async def scenario(world: ServiceWorld) -> None:
         one = draft(1, workload=Workload.EMBEDDING, prompt=None, inputs=("a",))

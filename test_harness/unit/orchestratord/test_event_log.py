@@ -25,7 +25,9 @@ WHOLE = (
 )
 
 
-@pytest.mark.req("ORCH-3202", "ORCH-2002", "OC-CTRL-2020", "OC-CTRL-2022")
+@pytest.mark.req("ORCH-3202", partial="another node, which comes with the cluster, and more")
+@pytest.mark.req("ORCH-2002", partial="all but one property of a stream")
+@pytest.mark.req("OC-CTRL-2020", "OC-CTRL-2022", partial="all but ids")
 def test_ids_follow_from_the_place_alone() -> None:
     log = finished_log()
 
@@ -36,7 +38,7 @@ def test_ids_follow_from_the_place_alone() -> None:
     assert log.encode(next_id) == (b"", 6)
 
 
-@pytest.mark.req("ORCH-3202")
+@pytest.mark.req("ORCH-3202", partial="another node, which comes with the cluster, and more")
 @pytest.mark.parametrize("last_event_id", range(7))
 def test_a_reader_gets_exactly_what_it_missed(last_event_id: int) -> None:
     events = [event + b"\n\n" for event in WHOLE.split(b"\n\n")[:-1]]

@@ -14,7 +14,7 @@ def cut(text: bytes, places: list[int]) -> list[bytes]:
     return [text[a:b] for a, b in itertools.pairwise(edges)]
 
 
-@pytest.mark.req("ORCH-3201")
+@pytest.mark.req("ORCH-3201", partial="the stream")
 @given(
     sent=st.binary(max_size=30),
     rest=st.binary(max_size=30),
@@ -38,7 +38,7 @@ def test_equal_text_is_suppressed_and_the_rest_goes_on(
     assert check.complete
 
 
-@pytest.mark.req("ORCH-3201")
+@pytest.mark.req("ORCH-3201", partial="the stream")
 @given(
     sent=st.binary(min_size=1, max_size=30),
     where=st.integers(0, 29),

@@ -115,12 +115,12 @@ def envelope(rest: bytes) -> dict[str, Any]:
 
 
 class TestCorrelationIds:
-    @pytest.mark.req("ORCH-2009", partial="the ids")
+    @pytest.mark.req("ORCH-2009", partial="all but the ids")
     @pytest.mark.parametrize("given", [b"a", b"!~", b"req-1/2=3", b"x" * 128])
     def test_up_to_128_visible_characters_are_kept(self, given: bytes) -> None:
         assert correlation_id(given) == given.decode()
 
-    @pytest.mark.req("ORCH-2009", partial="the ids")
+    @pytest.mark.req("ORCH-2009", partial="all but the ids")
     @pytest.mark.parametrize(
         "given",
         [None, b"", b"x" * 129, b"a b", b" ", b"a\tb", b"a\x00", b"\x7f", b"\xc3\xa9", b"a\r"],
@@ -285,7 +285,8 @@ class TestPages:
 
 
 class TestFailures:
-    @pytest.mark.req("ORCH-2006", "OC-CTRL-2041")
+    @pytest.mark.req("ORCH-2006", partial="all but one kind of error")
+    @pytest.mark.req("OC-CTRL-2041", partial="all but one log line")
     def test_what_nobody_expected_is_an_envelope_without_details_and_a_log_line(self) -> None:
         def broken() -> bytes:
             raise RuntimeError("a secret path")
@@ -308,7 +309,7 @@ class TestFailures:
         assert line["correlation_id"] == seen[0]
         assert isinstance(line["exc_info"], RuntimeError)
 
-    @pytest.mark.req("ORCH-2003")
+    @pytest.mark.req("ORCH-2003", partial="all but the services' part")
     def test_a_cancel_that_could_not_be_written_is_answered_500(self) -> None:
         async def scenario(world: ServiceWorld) -> None:
             client = Client(world)
@@ -324,7 +325,7 @@ class TestFailures:
 
         run_world(scenario)
 
-    @pytest.mark.req("ORCH-3203")
+    @pytest.mark.req("ORCH-3203", partial="a process that dies; all but one rule")
     def test_an_admission_that_could_not_be_written_is_answered_500_and_may_be_repeated(
         self,
     ) -> None:
@@ -343,7 +344,9 @@ class TestFailures:
 
 
 class TestRequests:
-    @pytest.mark.req("ORCH-2001", "ORCH-2003", "ORCH-3024")
+    @pytest.mark.req("ORCH-2001", partial="that every check comes before the queue")
+    @pytest.mark.req("ORCH-2003", partial="all but the services' part")
+    @pytest.mark.req("ORCH-3024", partial="all but one case of a repeated id")
     def test_a_task_from_its_202_to_the_204_of_its_cancel(self) -> None:
         async def scenario(world: ServiceWorld) -> None:
             client = Client(world)

@@ -37,7 +37,7 @@ def test_retained_bytes_are_bounded_oldest_first() -> None:
     assert table.ended_bytes == 2 * (JOB_OVERHEAD_BYTES + 5 + 2)  # the text and the end
 
 
-@pytest.mark.req("ORCH-3203")
+@pytest.mark.req("ORCH-3203", partial="a process that dies; all but one rule")
 def test_an_end_is_kept_as_long_as_its_admission_stays_in_a_shared_row() -> None:
     table = JobTable(retain_ms=100, retain_bytes=10**9)
     alive = job("a/alive")

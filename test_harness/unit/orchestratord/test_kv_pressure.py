@@ -60,7 +60,8 @@ def test_usage_is_tokens_held_over_room(kv_tokens: list[int], room: int, ratio: 
     assert usage_ratio(slots, room) == ratio
 
 
-@pytest.mark.req("ORCH-3022", "ORCH-3028")
+@pytest.mark.req("ORCH-3022", partial="the bound")
+@pytest.mark.req("ORCH-3028", partial="GPU and VRAM use, SLO attainment")
 class TestPolling:
     def test_the_metric_is_what_the_engine_says_of_its_slots(self) -> None:
         async def scenario(world: ServiceWorld) -> None:

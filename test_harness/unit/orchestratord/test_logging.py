@@ -24,7 +24,7 @@ def lines(sink: io.BytesIO) -> list[dict[str, Any]]:
     return [json.loads(line) for line in sink.getvalue().splitlines()]
 
 
-@pytest.mark.req("ORCH-3027", partial="the form")
+@pytest.mark.req("ORCH-3027", partial="all but the form")
 def test_a_call_becomes_one_line_of_json(sink: io.BytesIO) -> None:
     buffer = configure_logging(stream=sink)
     log = structlog.get_logger()

@@ -52,7 +52,8 @@ def fields(logs: Sequence[Mapping[str, Any]], event: str, of: Draft) -> list[Map
     return [line for line in logs if line["event"] == event and line["job_id"] == of.task_id]
 
 
-@pytest.mark.req("ORCH-3086", "ORCH-3087", "ORCH-3094")
+@pytest.mark.req("ORCH-3086", "ORCH-3087")
+@pytest.mark.req("ORCH-3094", partial="all but preempted")
 def test_an_interrupted_task_pauses_and_goes_on_byte_for_byte() -> None:
     one = long(1)
 
@@ -113,7 +114,8 @@ def test_a_reader_that_comes_during_the_pause_is_told() -> None:
     run_world(scenario, HARD)
 
 
-@pytest.mark.req("ORCH-3086", "ORCH-2002")
+@pytest.mark.req("ORCH-3086")
+@pytest.mark.req("ORCH-2002", partial="all but one property of a stream")
 def test_a_long_pause_shows_signs_of_life() -> None:
     async def scenario(world: ServiceWorld) -> None:
         one = long(1)
@@ -131,7 +133,8 @@ def test_a_long_pause_shows_signs_of_life() -> None:
     run_world(scenario, HARD)
 
 
-@pytest.mark.req("ORCH-3086", "ORCH-3203")
+@pytest.mark.req("ORCH-3086")
+@pytest.mark.req("ORCH-3203", partial="a process that dies; all but one rule")
 @pytest.mark.parametrize(
     ("pause_s", "first"), [(0.0, urgent(2)), (0.04, long(1))], ids=["in the pause", "resumed again"]
 )
@@ -161,7 +164,8 @@ def test_after_a_crash_it_comes_before_its_class_and_goes_on_byte_for_byte(
     run_world(scenario, HARD)
 
 
-@pytest.mark.req("ORCH-3086", "ORCH-3016")
+@pytest.mark.req("ORCH-3086")
+@pytest.mark.req("ORCH-3016", partial="all but what is left out of the wall time")
 def test_neither_the_pause_nor_the_work_done_again_counts_as_wall_time() -> None:
     async def scenario(world: ServiceWorld) -> None:
         client = await interrupted(world, long(1), after_s=0.3)  # 740 ms in all, 410 at a stretch
@@ -192,7 +196,8 @@ def test_a_best_effort_task_whose_tokens_were_seen_keeps_its_slot() -> None:
     run_world(scenario, HARD)
 
 
-@pytest.mark.req("ORCH-3086", "ORCH-3017")
+@pytest.mark.req("ORCH-3086")
+@pytest.mark.req("ORCH-3017", partial="all but the services' part")
 def test_an_interrupted_task_can_be_cancelled() -> None:
     async def scenario(world: ServiceWorld) -> None:
         one = long(1)
@@ -210,7 +215,8 @@ def test_an_interrupted_task_can_be_cancelled() -> None:
     run_world(scenario, HARD)
 
 
-@pytest.mark.req("ORCH-3085", "ORCH-3087", "ORCH-3094")
+@pytest.mark.req("ORCH-3085", "ORCH-3087")
+@pytest.mark.req("ORCH-3094", partial="all but preempted")
 def test_a_waiting_task_that_makes_way_is_told_when_to_come_back() -> None:
     victim = long(7, max_tokens=100)
 

@@ -134,7 +134,7 @@ class TestService:
 
         run_world(scenario, TWO_ENGINES)
 
-    @pytest.mark.req("ORCH-3203")
+    @pytest.mark.req("ORCH-3203", partial="a process that dies; all but one rule")
     def test_a_task_that_waited_over_a_crash_is_placed_by_its_prompt_as_before(self) -> None:
         one_slot = Setup(
             engines={"r0": MockScript(slots_total=1, token_delay_ms=10)}, pool=TWO_ENGINES.pool

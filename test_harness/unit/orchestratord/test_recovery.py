@@ -34,7 +34,9 @@ async def fill(world: ServiceWorld, count: int, **changes: Any) -> list[Draft]:
     return drafts
 
 
-@pytest.mark.req("ORCH-3203", "ORCH-3202", "ORCH-3201")
+@pytest.mark.req("ORCH-3203", partial="a process that dies; all but one rule")
+@pytest.mark.req("ORCH-3202", partial="another node, which comes with the cluster")
+@pytest.mark.req("ORCH-3201", partial="a worker that dies while the service lives")
 def test_a_running_strict_task_goes_on_after_a_crash_as_if_nothing_had_happened() -> None:
     async def scenario(world: ServiceWorld) -> None:
         one = draft(1)
@@ -56,7 +58,7 @@ def test_a_running_strict_task_goes_on_after_a_crash_as_if_nothing_had_happened(
     run_world(scenario)
 
 
-@pytest.mark.req("ORCH-3203")
+@pytest.mark.req("ORCH-3203", partial="a process that dies; all but one rule")
 def test_queued_tasks_keep_their_order_and_what_ran_goes_first() -> None:
     async def scenario(world: ServiceWorld) -> None:
         drafts = await fill(world, 3)
@@ -75,7 +77,7 @@ def test_queued_tasks_keep_their_order_and_what_ran_goes_first() -> None:
     run_world(scenario)
 
 
-@pytest.mark.req("ORCH-3203")
+@pytest.mark.req("ORCH-3203", partial="a process that dies; all but one rule")
 def test_a_task_that_was_not_durable_is_not_known_and_its_client_had_no_answer() -> None:
     async def scenario(world: ServiceWorld) -> None:
         world.life.journal.hold()
@@ -93,7 +95,7 @@ def test_a_task_that_was_not_durable_is_not_known_and_its_client_had_no_answer()
     run_world(scenario)
 
 
-@pytest.mark.req("ORCH-3203")
+@pytest.mark.req("ORCH-3203", partial="a process that dies; all but one rule")
 def test_a_running_best_effort_task_ends_with_worker_reset_after_a_crash() -> None:
     async def scenario(world: ServiceWorld) -> None:
         one = draft(1, determinism=Determinism.BEST_EFFORT)
@@ -117,7 +119,7 @@ def test_a_running_best_effort_task_ends_with_worker_reset_after_a_crash() -> No
     run_world(scenario)
 
 
-@pytest.mark.req("ORCH-3203")
+@pytest.mark.req("ORCH-3203", partial="a process that dies; all but one rule")
 def test_a_best_effort_task_that_only_waited_runs_after_a_crash() -> None:
     async def scenario(world: ServiceWorld) -> None:
         _, one = await fill(world, 1, determinism=Determinism.BEST_EFFORT)
@@ -134,7 +136,8 @@ def test_a_best_effort_task_that_only_waited_runs_after_a_crash() -> None:
     run_world(scenario)
 
 
-@pytest.mark.req("ORCH-3203", "ORCH-3202")
+@pytest.mark.req("ORCH-3203", partial="a process that dies; all but one rule")
+@pytest.mark.req("ORCH-3202", partial="another node, which comes with the cluster")
 @pytest.mark.parametrize("waits", [True, False])
 def test_a_client_that_is_ahead_of_the_log_still_gets_the_end_of_a_cancelled_task(
     waits: bool,
@@ -169,7 +172,7 @@ def test_a_client_that_is_ahead_of_the_log_still_gets_the_end_of_a_cancelled_tas
     run_world(scenario)
 
 
-@pytest.mark.req("ORCH-3202")
+@pytest.mark.req("ORCH-3202", partial="another node, which comes with the cluster")
 def test_a_finished_log_reads_the_same_after_a_restart() -> None:
     async def scenario(world: ServiceWorld) -> None:
         one = draft(1, max_tokens=40)
@@ -190,7 +193,7 @@ def test_a_finished_log_reads_the_same_after_a_restart() -> None:
     run_world(scenario)
 
 
-@pytest.mark.req("ORCH-3203")
+@pytest.mark.req("ORCH-3203", partial="a process that dies; all but one rule")
 def test_retention_counts_from_the_end_also_over_a_restart() -> None:
     async def scenario(world: ServiceWorld) -> None:
         one = draft(1)
@@ -208,7 +211,7 @@ def test_retention_counts_from_the_end_also_over_a_restart() -> None:
     run_world(scenario, Setup(retain_s=10))
 
 
-@pytest.mark.req("ORCH-3203")
+@pytest.mark.req("ORCH-3203", partial="a process that dies; all but one rule")
 def test_an_end_that_was_shown_before_it_was_durable_comes_again() -> None:
     async def scenario(world: ServiceWorld) -> None:
         one = draft(1)
@@ -230,7 +233,7 @@ def test_an_end_that_was_shown_before_it_was_durable_comes_again() -> None:
     run_world(scenario)
 
 
-@pytest.mark.req("ORCH-3203")
+@pytest.mark.req("ORCH-3203", partial="a process that dies; all but one rule")
 @pytest.mark.parametrize("determinism", list(Determinism))
 def test_a_cancel_is_still_there_after_a_crash_at_the_moment_it_was_shown(
     determinism: Determinism,
@@ -261,7 +264,8 @@ def test_a_cancel_is_still_there_after_a_crash_at_the_moment_it_was_shown(
     run_world(scenario)
 
 
-@pytest.mark.req("ORCH-3203", "ORCH-3079")
+@pytest.mark.req("ORCH-3203", partial="a process that dies; all but one rule")
+@pytest.mark.req("ORCH-3079", partial="order and refusal")
 def test_a_deadline_that_passed_while_the_service_was_down_ends_the_task() -> None:
     async def scenario(world: ServiceWorld) -> None:
         _, one = await fill(world, 1, max_tokens=200, deadline_ms=3_000)
@@ -305,7 +309,8 @@ def test_tasks_of_a_pool_that_is_gone_end_with_pool_unavailable() -> None:
     run_world(scenario)
 
 
-@pytest.mark.req("ORCH-3021", "ORCH-3203")
+@pytest.mark.req("ORCH-3021", partial="all but that turns survive a crash")
+@pytest.mark.req("ORCH-3203", partial="a process that dies; all but one rule")
 def test_turns_and_budgets_of_a_session_survive_a_crash() -> None:
     async def scenario(world: ServiceWorld) -> None:
         await world.admit(draft(1, session_id=session_of(9), prompt="one two three"))
@@ -327,7 +332,8 @@ def test_turns_and_budgets_of_a_session_survive_a_crash() -> None:
     run_world(scenario, Setup(limits=Limits(budget_tokens=100), exact_counts=True))
 
 
-@pytest.mark.req("ORCH-2005", "ORCH-3203")
+@pytest.mark.req("ORCH-2005", partial="that KV is freed")
+@pytest.mark.req("ORCH-3203", partial="a process that dies; all but one rule")
 def test_a_forgotten_session_stays_forgotten() -> None:
     async def scenario(world: ServiceWorld) -> None:
         await world.admit(draft(1, session_id=session_of(9)))
@@ -360,7 +366,7 @@ def test_a_record_that_cannot_be_read_is_reported_and_the_rest_is_kept() -> None
     assert [line["row"] for line in logs if line["event"] == "journal.unreadable_record"] == [0]
 
 
-@pytest.mark.req("ORCH-3203")
+@pytest.mark.req("ORCH-3203", partial="a process that dies; all but one rule")
 def test_what_began_under_an_id_that_was_used_before_is_known_to_have_begun() -> None:
     async def scenario(world: ServiceWorld) -> None:
         one = draft(1, determinism=Determinism.BEST_EFFORT)
@@ -388,7 +394,7 @@ def test_what_began_under_an_id_that_was_used_before_is_known_to_have_begun() ->
 class TestRowsOfTheJournal:
     """No growth: what a restart does not need is forgotten."""
 
-    @pytest.mark.req("ORCH-3203")
+    @pytest.mark.req("ORCH-3203", partial="a process that dies; all but one rule")
     @pytest.mark.parametrize("determinism", list(Determinism))
     def test_all_rows_of_a_task_are_freed_after_its_retention(
         self, determinism: Determinism
@@ -445,7 +451,8 @@ class TestRowsOfTheJournal:
         )
         run_world(scenario, setup)
 
-    @pytest.mark.req("ORCH-3024", "ORCH-3203")
+    @pytest.mark.req("ORCH-3024", partial="all but one case of a repeated id")
+    @pytest.mark.req("ORCH-3203", partial="a process that dies; all but one rule")
     def test_an_id_that_is_used_again_after_its_retention_is_a_new_task_in_a_new_place(
         self,
     ) -> None:
@@ -474,7 +481,7 @@ class TestRowsOfTheJournal:
         run_world(scenario, Setup(pool=pool, retain_s=5, limits=Limits(session_ttl_ms=20_000)))
 
 
-@pytest.mark.req("ORCH-3203")
+@pytest.mark.req("ORCH-3203", partial="a process that dies; all but one rule")
 def test_priorities_keep_their_order_within_themselves() -> None:
     async def scenario(world: ServiceWorld) -> None:
         blocker = draft(0)

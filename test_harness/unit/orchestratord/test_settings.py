@@ -26,7 +26,7 @@ def traits_of(**pool: Any) -> Any:
     return settings.pool_traits(whole, whole.pools[0])
 
 
-@pytest.mark.req("ORCH-3075", partial="the defaults")
+@pytest.mark.req("ORCH-3075", partial="all but the defaults")
 def test_a_pool_that_says_little_gets_the_defaults_of_the_spec() -> None:
     traits = traits_of()
 
@@ -42,7 +42,7 @@ def test_a_pool_that_says_little_gets_the_defaults_of_the_spec() -> None:
     assert not traits.deterministic_prefix_cache
 
 
-@pytest.mark.req("ORCH-3075", "ORCH-3077", partial="the settings")
+@pytest.mark.req("ORCH-3075", "ORCH-3077", partial="all but the settings")
 def test_what_a_pool_says_arrives_and_a_class_it_leaves_out_is_bounded_by_the_pool() -> None:
     traits = traits_of(
         quant="q4_k_m",
@@ -135,7 +135,7 @@ KEYS = [
 
 
 class TestKeys:
-    @pytest.mark.req("ORCH-3035", partial="the settings")
+    @pytest.mark.req("ORCH-3035", partial="all but the settings")
     def test_a_key_comes_from_the_environment_or_as_its_hash(
         self, monkeypatch: pytest.MonkeyPatch
     ) -> None:
@@ -151,7 +151,7 @@ class TestKeys:
             None,
         ]
 
-    @pytest.mark.req("OC-CTRL-2041", partial="which texts are secret")
+    @pytest.mark.req("OC-CTRL-2041", partial="all but which texts are secret")
     def test_keys_from_the_environment_are_secrets_of_the_log(
         self, monkeypatch: pytest.MonkeyPatch
     ) -> None:
@@ -163,7 +163,7 @@ class TestKeys:
         assert settings.key_ring(config(auth={"enabled": False})) is None
 
 
-@pytest.mark.req("ORCH-3205", "ORCH-3008", partial="the settings")
+@pytest.mark.req("ORCH-3205", "ORCH-3008", partial="all but the settings")
 @pytest.mark.parametrize(
     ("pool", "reusing"),
     [
@@ -179,7 +179,7 @@ def test_strict_tasks_are_placed_by_prefix_only_where_a_warm_one_changes_no_byte
     assert traits_of(**pool).spec.prefix_reuse == reusing
 
 
-@pytest.mark.req("ORCH-3008", partial="the settings")
+@pytest.mark.req("ORCH-3008", partial="all but the settings")
 def test_anti_affinity_keeps_the_order_of_its_labels_and_is_off_by_default() -> None:
     assert traits_of().spec.anti_affinity == ()
     named = traits_of(placement={"anti_affinity": ["zone", "node"]})

@@ -35,7 +35,8 @@ class OneWriteAtATime:
         self.finished.set()
 
 
-@pytest.mark.req("ORCH-2002", "OC-CTRL-2020")
+@pytest.mark.req("ORCH-2002", partial="all but one property of a stream")
+@pytest.mark.req("OC-CTRL-2020", partial="all but signs of life while nothing happens")
 def test_a_waiting_stream_shows_a_sign_of_life_every_15_seconds() -> None:
     async def scenario(world: ServiceWorld) -> None:
         await world.admit(draft(1, max_tokens=400))
@@ -69,7 +70,8 @@ class TestMetricsEvents:
 
     SETUP = Setup(engines={"r0": SLOW}, metrics_s=2.0)
 
-    @pytest.mark.req("ORCH-3100", "ORCH-3202")
+    @pytest.mark.req("ORCH-3100")
+    @pytest.mark.req("ORCH-3202", partial="all but metrics events")
     def test_one_comes_right_after_started_and_then_every_metrics_ms(self) -> None:
         async def scenario(world: ServiceWorld) -> None:
             await world.admit(draft(1, max_tokens=50))
@@ -117,7 +119,7 @@ class TestMetricsEvents:
 
         run_world(scenario, replace(self.SETUP, idle_ms=50_000))
 
-    @pytest.mark.req("ORCH-3202")
+    @pytest.mark.req("ORCH-3202", partial="all but metrics events")
     def test_they_are_not_replayed_and_waiting_tasks_have_none(self) -> None:
         async def scenario(world: ServiceWorld) -> None:
             await world.admit(draft(1, max_tokens=30))
@@ -152,7 +154,8 @@ class TestMetricsEvents:
 
 
 class TestSlowReaders:
-    @pytest.mark.req("ORCH-3202", "ORCH-2002")
+    @pytest.mark.req("ORCH-3202", partial="another node, which comes with the cluster, and more")
+    @pytest.mark.req("ORCH-2002", partial="all but one property of a stream")
     def test_one_that_stops_reading_slows_nobody_and_misses_nothing(self) -> None:
         async def scenario(world: ServiceWorld) -> None:
             one = draft(1, max_tokens=40)
@@ -174,7 +177,8 @@ class TestSlowReaders:
 
         run_world(scenario, Setup(engines={"r0": SLOW}))
 
-    @pytest.mark.req("ORCH-3202", "ORCH-2002")
+    @pytest.mark.req("ORCH-3202", partial="another node, which comes with the cluster, and more")
+    @pytest.mark.req("ORCH-2002", partial="all but one property of a stream")
     def test_a_replay_fills_one_bounded_buffer_at_a_time(self) -> None:
         async def scenario(world: ServiceWorld) -> None:
             one = draft(1)
@@ -221,7 +225,8 @@ class TestSlowReaders:
 
 
 class TestReadingAgain:
-    @pytest.mark.req("ORCH-3202", "ORCH-2002")
+    @pytest.mark.req("ORCH-3202", partial="another node, which comes with the cluster, and more")
+    @pytest.mark.req("ORCH-2002", partial="all but one property of a stream")
     def test_many_readers_early_and_late_see_the_same_bytes(self) -> None:
         async def scenario(world: ServiceWorld) -> None:
             one = draft(1, max_tokens=20)
@@ -236,7 +241,7 @@ class TestReadingAgain:
 
         run_world(scenario, Setup(engines={"r0": SLOW}))
 
-    @pytest.mark.req("ORCH-3202")
+    @pytest.mark.req("ORCH-3202", partial="another node, which comes with the cluster, and more")
     @pytest.mark.parametrize("last_event_id", [0, 1, 3, 6, 7, 40])
     def test_a_reader_gets_what_comes_after_the_id_it_names(self, last_event_id: int) -> None:
         async def scenario(world: ServiceWorld) -> None:
@@ -284,7 +289,7 @@ class TestDisconnect:
 
         run_world(scenario, Setup(engines={"r0": SLOW}))
 
-    @pytest.mark.req("ORCH-3017")
+    @pytest.mark.req("ORCH-3017", partial="all but the services' part")
     def test_with_cancel_the_last_reader_takes_the_task_along(self) -> None:
         async def scenario(world: ServiceWorld) -> None:
             await world.admit(draft(1))
@@ -352,7 +357,7 @@ def test_open_streams_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 class TestRetention:
-    @pytest.mark.req("ORCH-3202")
+    @pytest.mark.req("ORCH-3202", partial="all but how long a stream can be read")
     def test_a_finished_log_is_kept_for_retain_s_after_its_end(self) -> None:
         async def scenario(world: ServiceWorld) -> None:
             await world.admit(draft(1))  # ends at 0.4 s
@@ -366,7 +371,7 @@ class TestRetention:
 
         run_world(scenario, Setup(engines={"r0": SLOW}, retain_s=30))
 
-    @pytest.mark.req("ORCH-3202")
+    @pytest.mark.req("ORCH-3202", partial="all but how long a stream can be read")
     def test_beyond_retain_bytes_the_oldest_logs_go(self) -> None:
         async def scenario(world: ServiceWorld) -> None:
             for number in range(1, 4):

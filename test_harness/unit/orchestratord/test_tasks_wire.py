@@ -55,7 +55,7 @@ def refusal(data: bytes) -> HttpError:
     return raised.value
 
 
-@pytest.mark.req("ORCH-2001", partial="the fields")
+@pytest.mark.req("ORCH-2001", partial="all but the fields")
 def test_a_minimal_request_in_domain_words() -> None:
     one = draft()
 
@@ -72,7 +72,7 @@ def test_a_minimal_request_in_domain_words() -> None:
     assert one.sampling == SamplingOverride()
 
 
-@pytest.mark.req("ORCH-2001", partial="the fields")
+@pytest.mark.req("ORCH-2001", partial="all but the fields")
 def test_every_optional_field_arrives() -> None:
     one = draft(
         determinism="best_effort",
@@ -113,7 +113,7 @@ def test_a_rerank_takes_its_query_from_the_prompt_or_from_the_first_input() -> N
     assert (given_first.prompt, given_first.inputs) == ("q", ("a", "b"))
 
 
-@pytest.mark.req("ORCH-2006")
+@pytest.mark.req("ORCH-2006", partial="all but one kind of error")
 @pytest.mark.parametrize(
     ("changes", "field"),
     [
@@ -157,7 +157,7 @@ def test_a_wrong_body_is_refused_by_the_name_of_the_field(
     assert message.partition(": ")[0] == field
 
 
-@pytest.mark.req("ORCH-2006")
+@pytest.mark.req("ORCH-2006", partial="all but one kind of error")
 @pytest.mark.parametrize(
     "data", [b"", b"{", b"[]", b"null", b"\xff\xfe", b'{"task_id":"\xff"}', body() + b"x"]
 )
@@ -170,7 +170,7 @@ def test_no_bytes_whatever_break_the_decoder(data: bytes) -> None:
     assert refusal(data).status == 400
 
 
-@pytest.mark.req("ORCH-3024")
+@pytest.mark.req("ORCH-3024", partial="all but one case of a repeated id")
 def test_an_id_is_the_same_in_any_case_of_its_digits() -> None:
     upper, lower = draft(), draft(task_id=TASK_ID.lower())
 
@@ -179,7 +179,7 @@ def test_an_id_is_the_same_in_any_case_of_its_digits() -> None:
     assert known_id(TASK_ID) == TASK_ID.lower()
 
 
-@pytest.mark.req("ORCH-3024")
+@pytest.mark.req("ORCH-3024", partial="all but one case of a repeated id")
 def test_the_digest_is_of_what_was_asked_not_of_how_it_was_written() -> None:
     plain = json.dumps(BODY).encode()
     spread = json.dumps(dict(reversed(BODY.items())), indent=2).encode()
@@ -200,7 +200,9 @@ def test_an_id_that_cannot_exist_is_not_found(text: str | None) -> None:
     assert raised.value.status == 404
 
 
-@pytest.mark.req("ORCH-3202")
+@pytest.mark.req(
+    "ORCH-3202", partial="another node, which comes with the cluster, and what is replayed"
+)
 def test_last_event_id_is_a_whole_number() -> None:
     accepted = [last_event_id(text) for text in (None, b"0", b" 17 ", b"%d" % (2**63 - 1))]
 
@@ -211,7 +213,8 @@ def test_last_event_id_is_a_whole_number() -> None:
         assert raised.value.status == 400
 
 
-@pytest.mark.req("ORCH-2001", "ORCH-2007")
+@pytest.mark.req("ORCH-2001", partial="that every check comes before the queue")
+@pytest.mark.req("ORCH-2007", partial="all but one policy or header")
 def test_the_202_is_the_promise() -> None:
     one = make_job("acme/t1")
     one.promise = Promise(queue_position=3, predicted_start_ms=1200, backoff_ms=40)

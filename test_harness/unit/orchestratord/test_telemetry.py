@@ -21,7 +21,8 @@ OUTCOME_LABELS = {"engine": "llamacpp", "pool_id": POOL}
 
 
 class TestCounters:
-    @pytest.mark.req("ORCH-3028", "OC-CTRL-2051")
+    @pytest.mark.req("OC-CTRL-2051")
+    @pytest.mark.req("ORCH-3028", partial="GPU and VRAM use, SLO attainment")
     def test_a_completed_task_counts_once_at_every_station(self) -> None:
         async def scenario(world: ServiceWorld) -> None:
             await world.admit(draft(1, prompt="one two three"))
@@ -39,7 +40,7 @@ class TestCounters:
 
         run_world(scenario, ONE_SLOT)
 
-    @pytest.mark.req("ORCH-3028")
+    @pytest.mark.req("ORCH-3028", partial="GPU and VRAM use, SLO attainment")
     def test_latencies_are_those_of_the_clock(self) -> None:
         async def scenario(world: ServiceWorld) -> None:
             await world.admit(draft(1))  # 100 to 400 ms, its slot is free at 500
@@ -54,7 +55,8 @@ class TestCounters:
 
         run_world(scenario, ONE_SLOT)
 
-    @pytest.mark.req("ORCH-3028", "ORCH-3017")
+    @pytest.mark.req("ORCH-3028", partial="GPU and VRAM use, SLO attainment")
+    @pytest.mark.req("ORCH-3017", partial="all but the services' part")
     def test_a_cancelled_task_is_no_failure(self) -> None:
         async def scenario(world: ServiceWorld) -> None:
             await world.admit(draft(1))
@@ -69,7 +71,8 @@ class TestCounters:
 
         run_world(scenario, ONE_SLOT)
 
-    @pytest.mark.req("ORCH-3028", "OC-CTRL-2051")
+    @pytest.mark.req("OC-CTRL-2051")
+    @pytest.mark.req("ORCH-3028", partial="GPU and VRAM use, SLO attainment")
     def test_errors_count_by_code_and_tasks_by_outcome(self) -> None:
         async def scenario(world: ServiceWorld) -> None:
             world.engines["r0"].inject(MockFault(Misbehaviour.SILENT, 1))
@@ -103,7 +106,8 @@ class TestCounters:
 
 
 class TestGauges:
-    @pytest.mark.req("ORCH-3028", "OC-CTRL-2051")
+    @pytest.mark.req("OC-CTRL-2051")
+    @pytest.mark.req("ORCH-3028", partial="GPU and VRAM use, SLO attainment")
     def test_depth_slots_and_running_tasks_are_read_at_a_scrape(self) -> None:
         async def scenario(world: ServiceWorld) -> None:
             for number, priority in enumerate([Priority.INTERACTIVE, *Priority, Priority.BATCH]):
@@ -127,7 +131,7 @@ class TestGauges:
 
         run_world(scenario, ONE_SLOT)
 
-    @pytest.mark.req("ORCH-3028")
+    @pytest.mark.req("ORCH-3028", partial="GPU and VRAM use, SLO attainment")
     def test_a_lost_replica_is_not_ready(self) -> None:
         async def scenario(world: ServiceWorld) -> None:
             assert world.metric("replica_ready", **REPLICA_LABELS) == 1
@@ -142,7 +146,7 @@ class TestGauges:
 
         run_world(scenario, ONE_SLOT)
 
-    @pytest.mark.req("ORCH-3081", partial="the ratio; on_time_probability is elsewhere")
+    @pytest.mark.req("ORCH-3081", partial="on_time_probability is elsewhere")
     def test_the_share_of_met_deadlines_leaves_out_what_was_cancelled(self) -> None:
         async def scenario(world: ServiceWorld) -> None:
             await world.admit(draft(1))  # ends at 500 ms
@@ -178,7 +182,7 @@ class TestLogLines:
 
         return [line for line in run_world(scenario, ONE_SLOT) if line["event"] == event]
 
-    @pytest.mark.req("ORCH-3027", "ORCH-3094", "ORCH-2009", partial="where they apply so far")
+    @pytest.mark.req("ORCH-3027", "ORCH-3094", "ORCH-2009", partial="all other lines")
     def test_the_end_of_a_task(self) -> None:
         line = self.lines("task.ended")[1]
 
@@ -213,7 +217,8 @@ class TestLogLines:
             "failovers": 0,
         }
 
-    @pytest.mark.req("ORCH-3029", "OC-CTRL-2050")
+    @pytest.mark.req("OC-CTRL-2050")
+    @pytest.mark.req("ORCH-3029", partial="started, which is tested with the stream")
     def test_the_admission_of_a_task(self) -> None:
         line = self.lines("task.admitted")[1]
 

@@ -38,7 +38,8 @@ def full_pool(policy: FullPolicy) -> Setup:
 class TestCancel:
     """ORCH-3017 and ORCH-3026 in every state of a task."""
 
-    @pytest.mark.req("ORCH-3017", "ORCH-3026", "ORCH-2003")
+    @pytest.mark.req("ORCH-3026")
+    @pytest.mark.req("ORCH-3017", "ORCH-2003", partial="all but the services' part")
     def test_a_running_task_gives_its_slot_back_at_once_and_no_token_follows(self) -> None:
         async def scenario(world: ServiceWorld) -> None:
             await world.admit(draft(1, max_tokens=50))
@@ -62,7 +63,7 @@ class TestCancel:
 
         run_world(scenario, ONE_SLOT)
 
-    @pytest.mark.req("ORCH-3017", "ORCH-2003")
+    @pytest.mark.req("ORCH-3017", "ORCH-2003", partial="all but the services' part")
     def test_a_waiting_task_ends_without_having_started(self) -> None:
         async def scenario(world: ServiceWorld) -> None:
             await world.admit(draft(1))
@@ -79,7 +80,7 @@ class TestCancel:
 
         run_world(scenario, ONE_SLOT)
 
-    @pytest.mark.req("ORCH-3017")
+    @pytest.mark.req("ORCH-3017", partial="all but the services' part")
     def test_a_task_that_waits_to_resume_ends_too(self) -> None:
         async def scenario(world: ServiceWorld) -> None:
             await world.admit(draft(1))
@@ -99,7 +100,7 @@ class TestCancel:
 
         run_world(scenario, ONE_SLOT)
 
-    @pytest.mark.req("ORCH-2003")
+    @pytest.mark.req("ORCH-2003", partial="all but the services' part")
     def test_a_finished_task_is_acknowledged_at_once_whatever_the_disk_does(self) -> None:
         async def scenario(world: ServiceWorld) -> None:
             await world.admit(draft(1))
@@ -118,7 +119,7 @@ class TestCancel:
 
         run_world(scenario, ONE_SLOT)
 
-    @pytest.mark.req("ORCH-3026")
+    @pytest.mark.req("ORCH-3026", partial="tokens that race with the cancel")
     def test_asking_twice_is_the_same_as_asking_once(self) -> None:
         async def scenario(world: ServiceWorld) -> None:
             await world.admit(draft(1))
@@ -142,7 +143,7 @@ class TestCancel:
 class TestBrokenJournal:
     """What cannot be computed again is shown when the disk has it, and not before."""
 
-    @pytest.mark.req("ORCH-3203")
+    @pytest.mark.req("ORCH-3203", partial="a process that dies; all but one rule")
     @pytest.mark.parametrize("determinism", list(Determinism))
     def test_an_end_that_could_not_be_written_is_written_again_and_then_shown(
         self, determinism: Determinism
@@ -172,7 +173,7 @@ class TestBrokenJournal:
         assert {line["job_id"] for line in lost} == {one.task_id}
         assert "disk full" in lost[0]["cause"]
 
-    @pytest.mark.req("ORCH-2003")
+    @pytest.mark.req("ORCH-2003", partial="all but the services' part")
     def test_a_cancel_that_could_not_be_written_is_no_acknowledged_one(self) -> None:
         async def scenario(world: ServiceWorld) -> None:
             await world.admit(draft(1))
@@ -194,7 +195,8 @@ class TestBrokenJournal:
 
         run_world(scenario, ONE_SLOT)
 
-    @pytest.mark.req("ORCH-3202", "ORCH-3203")
+    @pytest.mark.req("ORCH-3202", partial="another node, which comes with the cluster")
+    @pytest.mark.req("ORCH-3203", partial="a process that dies; all but one rule")
     def test_an_end_nobody_has_seen_may_come_out_otherwise_after_a_crash(self) -> None:
         async def scenario(world: ServiceWorld) -> None:
             await world.admit(draft(1))
@@ -216,7 +218,7 @@ class TestBrokenJournal:
         run_world(scenario, ONE_SLOT)
 
 
-@pytest.mark.req("ORCH-3203")
+@pytest.mark.req("ORCH-3203", partial="a process that dies; all but one rule")
 def test_only_the_end_of_a_strict_completion_is_shown_before_it_is_on_disk() -> None:
     async def scenario(world: ServiceWorld) -> None:
         strict, other = draft(1), draft(2, determinism=Determinism.BEST_EFFORT)
@@ -242,7 +244,8 @@ def test_only_the_end_of_a_strict_completion_is_shown_before_it_is_on_disk() -> 
 
 
 class TestErrors:
-    @pytest.mark.req("ORCH-3005", "ORCH-2006")
+    @pytest.mark.req("ORCH-3005", partial="all but one rule of one policy")
+    @pytest.mark.req("ORCH-2006", partial="all but one kind of error")
     def test_a_dropped_task_is_told_the_policy_and_when_to_come_back(self) -> None:
         async def scenario(world: ServiceWorld) -> None:
             for number in (1, 2):
@@ -269,7 +272,7 @@ class TestErrors:
         ended = [line for line in logs if line["event"] == "task.ended"]
         assert [line["outcome"] for line in ended] == ["dropped"]
 
-    @pytest.mark.req("ORCH-3005")
+    @pytest.mark.req("ORCH-3005", partial="all but one rule of one policy")
     def test_a_shed_task_is_told_so(self) -> None:
         async def scenario(world: ServiceWorld) -> None:
             await world.admit(draft(1))
@@ -285,7 +288,7 @@ class TestErrors:
         run_world(scenario, full_pool(FullPolicy.SHED_LOW_PRIORITY))
 
 
-@pytest.mark.req("ORCH-3206", partial="the record, not its use")
+@pytest.mark.req("ORCH-3206", partial="its use")
 def test_the_proof_of_a_stream_is_the_hash_of_its_plain_text() -> None:
     texts = ['"so"', " a\\b", "\n", " 雨", " low"]
     digests: list[str] = []
@@ -309,7 +312,7 @@ def test_the_proof_of_a_stream_is_the_hash_of_its_plain_text() -> None:
     assert digests == [hashlib.sha256(text.encode()).hexdigest() for text in expected]
 
 
-@pytest.mark.req("ORCH-3202")
+@pytest.mark.req("ORCH-3202", partial="another node, which comes with the cluster, and more")
 def test_the_record_of_an_end_holds_what_a_late_reader_needs() -> None:
     async def scenario(world: ServiceWorld) -> None:
         await world.admit(draft(1))

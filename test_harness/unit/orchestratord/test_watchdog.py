@@ -112,7 +112,7 @@ def test_the_wall_time_goes_on_over_a_failover_and_the_idle_time_starts_anew() -
     run_world(scenario, SETUP)
 
 
-@pytest.mark.req("ORCH-3079")
+@pytest.mark.req("ORCH-3079", partial="order and refusal")
 def test_a_waiting_task_ends_at_its_deadline_and_not_by_the_watchdogs_times() -> None:
     async def scenario(world: ServiceWorld) -> None:
         for number in (1, 2):
@@ -145,7 +145,7 @@ def test_a_task_that_ends_in_time_hears_nothing_of_it() -> None:
     run_world(scenario, SETUP)
 
 
-@pytest.mark.req("ORCH-3203")
+@pytest.mark.req("ORCH-3203", partial="all but the journal")
 def test_a_journal_that_failed_is_tried_until_it_takes_records_again() -> None:
     async def scenario(world: ServiceWorld) -> None:
         world.life.journal.fail("disk full")

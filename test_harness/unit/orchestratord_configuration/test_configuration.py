@@ -17,7 +17,9 @@ from orchestratord.configuration import (
 )
 from orchestratord.configuration.document import parse_document
 
-pytestmark = pytest.mark.req("ORCH-3030", "OC-CONFIG-6001")
+pytestmark = pytest.mark.req(
+    "ORCH-3030", "OC-CONFIG-6001", partial="all but one rule of the configuration"
+)
 
 EXAMPLES = sorted((Path(__file__).resolve().parents[3] / "contracts/examples").glob("*.yaml"))
 POOL = """\
@@ -57,6 +59,7 @@ def test_a_small_configuration_gets_the_documented_defaults() -> None:
     assert accept(KEYS + POOL).warnings == ()
 
 
+@pytest.mark.req("ORCH-3030", "OC-CONFIG-6001")
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
@@ -162,6 +165,7 @@ def test_all_mistakes_are_told_at_once_in_file_order() -> None:
     ]
 
 
+@pytest.mark.req("ORCH-3030", "OC-CONFIG-6001")
 def test_compat_mode_ignores_unknown_keys_with_a_warning_each() -> None:
     text = (
         "server: { config_mode: compat, prot: 1 }\nfuture: { deep: { deeper: 1 } }\n"
@@ -183,6 +187,7 @@ def test_compat_mode_ignores_unknown_keys_with_a_warning_each() -> None:
     assert any("did you mean `port`?" in warning for warning in ignored)
 
 
+@pytest.mark.req("ORCH-3030", "OC-CONFIG-6001")
 def test_compat_mode_still_refuses_wrong_values() -> None:
     text = "server: { config_mode: compat }\n" + KEYS + POOL.replace("ctx: 2048", "ctx: 0")
 
@@ -319,7 +324,7 @@ def test_what_may_surprise_is_a_warning_and_no_refusal(text: str, part: str) -> 
     assert part in warnings[0]
 
 
-@pytest.mark.req("OC-CLI-8003")
+@pytest.mark.req("OC-CLI-8003", partial="all but warnings of what is not done yet")
 @pytest.mark.parametrize(
     ("text", "part"),
     [
@@ -340,7 +345,7 @@ def test_what_this_version_does_not_do_yet_is_said_loudly(text: str, part: str) 
     assert part in warning
 
 
-@pytest.mark.req("OC-CLI-8003")
+@pytest.mark.req("OC-CLI-8003", partial="all but warnings of what is not done yet")
 def test_hard_preemption_is_said_to_be_missing_and_the_other_modes_are_not() -> None:
     (warning,) = accept(KEYS + POOL + "    preemption: { mode: hard }\n").warnings
 
@@ -432,7 +437,7 @@ def test_two_launching_pools_on_one_device_are_warned_of() -> None:
 
 
 @pytest.mark.req("OC-CLI-8003")
-@pytest.mark.req("ORCH-3075", partial="its configuration")
+@pytest.mark.req("ORCH-3075", partial="all but its configuration")
 def test_effective_quotas_fill_in_what_was_left_out() -> None:
     text = (
         KEYS
@@ -456,7 +461,7 @@ def test_effective_quotas_fill_in_what_was_left_out() -> None:
     ]
 
 
-@pytest.mark.req("ORCH-3035", partial="its configuration")
+@pytest.mark.req("ORCH-3035", partial="all but its configuration")
 def test_a_hashed_key_is_accepted_as_it_was_printed_and_not_otherwise() -> None:
     printed = hash_key(b"sesame-open")
     text = KEYS.replace("key_env: ACME_KEY", f'key_hmac: "{printed}"') + POOL

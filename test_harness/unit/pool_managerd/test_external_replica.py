@@ -57,8 +57,8 @@ async def seconds(number: float) -> None:
     await asyncio.sleep(number)
 
 
-@pytest.mark.req("ORCH-3002")
-@pytest.mark.req("OC-POOL-3001")
+@pytest.mark.req("ORCH-3002", partial="the start of the service")
+@pytest.mark.req("OC-POOL-3001", partial="the start of the service")
 def test_a_pool_is_ready_only_after_its_engine_proved_what_it_is(tmp_path: Path) -> None:
     engine = ScriptedEngine(health=Health.LOADING)
 
@@ -115,7 +115,7 @@ def test_an_engine_that_is_not_there_is_unready_at_once_with_the_cause(tmp_path:
     assert recorder.events == [("preload failed", "r0")]
 
 
-@pytest.mark.req("ORCH-3010")
+@pytest.mark.req("ORCH-3010", partial="all but how a replica becomes unready")
 def test_a_refused_connection_is_a_loss_within_one_probing_period(tmp_path: Path) -> None:
     async def scenario(host: PoolHost, engine: ScriptedEngine, recorder: ReplicaRecorder) -> None:
         await seconds(10)
@@ -170,7 +170,7 @@ def test_three_seconds_of_silence_are_a_loss_and_the_first_answer_ends_it(tmp_pa
     assert [cause.code for cause in recorder.causes] == [CauseCode.TIMEOUT]
 
 
-@pytest.mark.req("ORCH-3010")
+@pytest.mark.req("ORCH-3010", partial="all but how a replica becomes unready")
 def test_a_broken_connection_is_a_loss_at_once_and_a_healthy_engine_is_back_at_once(
     tmp_path: Path,
 ) -> None:
@@ -188,11 +188,44 @@ def test_a_broken_connection_is_a_loss_at_once_and_a_healthy_engine_is_back_at_o
     assert recorder.words() == ["preloaded", "ready", "lost", "ready"]
 
 
+@pytest.mark.req("ORCH-3010", partial="how a replica becomes unready")
+def test_a_doubtful_engine_that_answers_well_is_never_lost(tmp_path: Path) -> None:
+    async def scenario(host: PoolHost, engine: ScriptedEngine, recorder: ReplicaRecorder) -> None:
+        await seconds(1.1)
+        probes = engine.probes
+        for _ in range(6):
+            host.report_doubtful("p", "r0")
+            assert host.health("p").ready
+        await seconds(0.01)
+        assert engine.probes == probes + 1
+
+    recorder = play(tmp_path, ScriptedEngine(), scenario)
+
+    assert recorder.words() == ["preloaded", "ready"]
+
+
+@pytest.mark.req("ORCH-3010", partial="how a replica becomes unready")
+def test_a_doubtful_engine_that_is_gone_is_lost_before_the_next_regular_probe(
+    tmp_path: Path,
+) -> None:
+    async def scenario(host: PoolHost, engine: ScriptedEngine, recorder: ReplicaRecorder) -> None:
+        await seconds(1.1)
+        engine.health = Health.DOWN
+        host.report_doubtful("p", "r0")
+        await seconds(0.06)
+        assert not host.health("p").ready
+
+    recorder = play(tmp_path, ScriptedEngine(), scenario)
+
+    assert recorder.words() == ["preloaded", "ready", "lost"]
+
+
 def test_a_report_about_an_unknown_replica_is_ignored(tmp_path: Path) -> None:
     async def scenario(host: PoolHost, engine: ScriptedEngine, recorder: ReplicaRecorder) -> None:
         await seconds(1)
         host.report_broken("p", "r9")
         host.report_broken("q", "r0")
+        host.report_doubtful("p", "r9")
         assert host.health("p").ready
 
     play(tmp_path, ScriptedEngine(), scenario)
@@ -215,7 +248,7 @@ def test_too_little_context_keeps_it_unready_and_names_both_numbers(tmp_path: Pa
     assert recorder.words() == ["preload failed", "preloaded", "ready"]
 
 
-@pytest.mark.req("ORCH-3037", partial="external replicas with a configured digest")
+@pytest.mark.req("ORCH-3037", partial="all but external replicas with a configured digest")
 def test_an_engine_that_serves_another_model_is_not_ready(tmp_path: Path) -> None:
     async def scenario(host: PoolHost, engine: ScriptedEngine, recorder: ReplicaRecorder) -> None:
         await seconds(1)

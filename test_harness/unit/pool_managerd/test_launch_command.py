@@ -60,7 +60,7 @@ def test_a_repository_model_goes_to_the_command_by_its_name() -> None:
     assert engine_command(pool, launch, "a-0", 9001)[-1] == "org/name"
 
 
-@pytest.mark.req("ORCH-3037", partial="files named by path; the catalog's artifacts come later")
+@pytest.mark.req("ORCH-3037", partial="the catalog's artifacts, which come later")
 def test_a_model_file_is_verified_before_its_path_is_handed_over(tmp_path: Path) -> None:
     model = tmp_path / "model.gguf"
     model.write_bytes(b"x")

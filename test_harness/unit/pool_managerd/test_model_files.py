@@ -31,7 +31,7 @@ def test_a_digest_after_the_path_is_what_the_file_must_have(model: Path) -> None
     assert verified_digest(found) == f"sha256:{ABC}"
 
 
-@pytest.mark.req("ORCH-3037", partial="files named by path; the catalog's artifacts come later")
+@pytest.mark.req("ORCH-3037", partial="the catalog's artifacts, which come later")
 def test_a_file_with_another_digest_is_not_loaded(model: Path) -> None:
     wanted = ABC.replace("b", "c")
 

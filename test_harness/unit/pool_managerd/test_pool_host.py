@@ -47,7 +47,7 @@ def health_after(host: PoolHost, pool_id: str, seconds: float) -> PoolHealthView
     return run_virtual(scenario())
 
 
-@pytest.mark.req("ORCH-1101", partial="the part of pool_managerd")
+@pytest.mark.req("ORCH-1101", partial="all but the part of pool_managerd")
 @pytest.mark.req("ORCH-3018", partial="no worker on a CPU; admission answers POOL_UNAVAILABLE")
 @pytest.mark.req("OC-POOL-3012")
 @pytest.mark.parametrize(
@@ -74,7 +74,7 @@ def test_without_the_carve_out_nothing_infers_on_a_cpu(
     assert "platform.cpu_carve_out: true" in health.last_error.message
 
 
-@pytest.mark.req("ORCH-1101", partial="the part of pool_managerd")
+@pytest.mark.req("ORCH-1101", partial="all but the part of pool_managerd")
 def test_external_replicas_need_no_gpu_here(tmp_path: Path) -> None:
     url = "http://127.0.0.1:9001"
     pool = PoolSettings("p", "llamacpp", "m", external=(ExternalReplica("r0", url),))
@@ -85,7 +85,7 @@ def test_external_replicas_need_no_gpu_here(tmp_path: Path) -> None:
     assert health.ready
 
 
-@pytest.mark.req("ORCH-1101", partial="the part of pool_managerd")
+@pytest.mark.req("ORCH-1101", partial="all but the part of pool_managerd")
 def test_the_carve_out_is_announced_for_each_pool(tmp_path: Path) -> None:
     pools = [
         PoolSettings(name, "llamacpp", "file:/absent", launch=LaunchSettings(0))

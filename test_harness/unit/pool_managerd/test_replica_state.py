@@ -38,8 +38,8 @@ def test_any_other_signal_is_refused_by_name(state: str, signal: str) -> None:
         transition(ReplicaState(state), Signal(signal))
 
 
-@pytest.mark.req("ORCH-3002")
-@pytest.mark.req("OC-POOL-3001")
+@pytest.mark.req("ORCH-3002", partial="the start of the service")
+@pytest.mark.req("OC-POOL-3001", partial="the start of the service")
 def test_nothing_becomes_ready_without_having_been_found_healthy() -> None:
     ways = {
         signal

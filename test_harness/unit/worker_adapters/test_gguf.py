@@ -16,7 +16,7 @@ from worker_adapters.llamacpp_http.gguf import (
     read_metadata,
 )
 
-pytestmark = [pytest.mark.req("ORCH-3032", partial="the metadata beside the digest")]
+pytestmark = [pytest.mark.req("ORCH-3032", partial="all but the metadata beside the digest")]
 
 
 def text(value: str) -> bytes:

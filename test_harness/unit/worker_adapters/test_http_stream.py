@@ -11,7 +11,7 @@ from worker_adapters.adapter_api.http_stream import Exchange, UpstreamConnection
 from worker_adapters.adapter_api.origin import Origin
 from worker_adapters.adapter_api.types import EngineError, EngineFault
 
-pytestmark = [pytest.mark.req("ORCH-3054")]
+pytestmark = [pytest.mark.req("ORCH-3054", partial="all but the transport below the adapter")]
 
 HEAD = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
 RESPONSE = HEAD + b"5\r\nhello\r\n8\r\n, \xe9\x9b\xa8 on\r\n0\r\n\r\n"
@@ -260,7 +260,7 @@ def test_a_reused_connection_that_dies_after_a_byte_is_not_replaced() -> None:
     run_virtual(scenario())
 
 
-@pytest.mark.req("ORCH-3017")
+@pytest.mark.req("ORCH-3017", partial="the task's end, which is the service's")
 def test_a_cancel_closes_and_silences_whatever_was_read_with_it() -> None:
     async def scenario() -> None:
         pool = PipedPool()

@@ -12,7 +12,7 @@ from worker_adapters.llamacpp_http.completion import completion_body, engine_see
 from worker_adapters.llamacpp_http.wire import GenerationDefaults, Props
 
 
-@pytest.mark.req("ORCH-3045", partial="the seed that an engine gets")
+@pytest.mark.req("ORCH-3045", partial="all but the seed that an engine gets")
 @pytest.mark.parametrize(
     ("seed", "sent"),
     [
@@ -28,7 +28,8 @@ def test_a_seed_is_folded_into_32_bits_and_never_random(seed: int, sent: int) ->
     assert engine_seed(seed) == sent
 
 
-@pytest.mark.req("ORCH-3058", "OC-ADAPT-5010")
+@pytest.mark.req("OC-ADAPT-5010")
+@pytest.mark.req("ORCH-3058", partial="all but prompts that are not cached")
 def test_a_cold_decode_uses_no_cached_prompt() -> None:
     cold = DecodeRequest("p", 1, 1, Sampling(), True)
     warm = DecodeRequest("p", 1, 1, Sampling(), False)
@@ -37,7 +38,8 @@ def test_a_cold_decode_uses_no_cached_prompt() -> None:
     assert json.loads(completion_body(warm))["cache_prompt"] is True
 
 
-@pytest.mark.req("ORCH-3032", "OC-ADAPT-5011")
+@pytest.mark.req("OC-ADAPT-5011")
+@pytest.mark.req("ORCH-3032", partial="all but the adapter's part")
 @pytest.mark.parametrize(
     ("alias", "expected"),
     [

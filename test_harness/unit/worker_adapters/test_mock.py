@@ -18,7 +18,11 @@ from worker_adapters.mock import Misbehaviour, MockAdapter, MockFault, MockScrip
 from worker_adapters.mock.engine import Cancellable
 from worker_adapters.mock.script import answer_of, score_of, split_tokens, vector_of
 
-pytestmark = [pytest.mark.req("ORCH-3058")]
+pytestmark = [
+    pytest.mark.req(
+        "ORCH-3058", partial="all but the mock engine, which stands in for real ones in other tests"
+    )
+]
 URL = "mock://a"
 SAMPLED = Sampling(temperature=0.8)
 
@@ -177,7 +181,7 @@ def test_a_slow_decode_takes_its_time() -> None:
     assert clock.now_s == pytest.approx(3 * 0.5)  # tokens two, three and four
 
 
-@pytest.mark.req("ORCH-3017")
+@pytest.mark.req("ORCH-3017", partial="the task's end, which is the service's")
 def test_slots_are_given_in_arrival_order_and_a_cancel_frees_one() -> None:
     clock = Clock()
     adapter = MockAdapter(MockScript(slots_total=1, token_delay_ms=10), clock)
