@@ -178,6 +178,7 @@ class Orchestrator:
         self.scheduling.on_preempt = self.dispatcher.preempt
         self.scheduling.on_ended = self.termination.evict
         self.replicas.report_broken = self.pool_host.report_broken
+        self.replicas.report_doubtful = self.pool_host.report_doubtful
         self.replicas.on_lost = self.dispatcher.lose_replica
         self.dispatcher.on_disturbance = self.hub.notice
         if config.streams.on_disconnect == "cancel":

@@ -151,6 +151,13 @@ class PoolHost:
             message = f"a task's connection to {supervisor.replica.url} broke"
             supervisor.broken(Cause(CauseCode.CONNECTION, message, self._clock()))
 
+    def report_doubtful(self, pool_id: str, replica_id: str) -> None:
+        """Dispatch saw a task fail in a way that may be the engine's: it is probed now, and lost
+        only if it does not answer well. An unknown replica is ignored."""
+        supervisor = self._supervisors.get((pool_id, replica_id))
+        if supervisor is not None and not self._stopped:
+            supervisor.replica.stir()
+
     def health(self, pool_id: str) -> PoolHealthView:
         """A pool as it is now. Raises KeyError for an unknown one."""
         replicas = tuple(replica.view() for replica in self._replicas[pool_id].values())

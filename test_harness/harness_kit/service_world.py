@@ -51,6 +51,8 @@ from worker_adapters.mock.script import MockScript
 POOL = "p"
 PROFILE = "v1"
 PROBE_S = 0.5
+# A probe that somebody asked for: its way to the engine and back.
+STIRRED_PROBE_S = 0.02
 READER_TICK_S = 1.0
 # Passes when nothing is ready any more: virtual time moves only then.
 SETTLE_S = 1e-6
@@ -170,7 +172,8 @@ class Life:
         self.scheduling.on_stop = self.dispatcher.stop
         self.scheduling.on_preempt = self.dispatcher.preempt
         self.scheduling.on_ended = self.termination.evict
-        self.replicas.report_broken = lambda _pool, replica: world.probe_later(replica)
+        self.replicas.report_broken = lambda _pool, replica: world.broken(replica)
+        self.replicas.report_doubtful = lambda _pool, replica: world.doubtful(replica)
         self.replicas.on_lost = self.dispatcher.lose_replica
         self.dispatcher.on_disturbance = self.hub.notice
         if setup.cancel_on_disconnect:
@@ -297,14 +300,24 @@ class ServiceWorld:
         elif engine.health is not Health.OK and known is not None:
             replicas.replica_lost(POOL, name, _Cause("probe", "no answer"))
 
-    def probe_later(self, name: str) -> None:
+    def broken(self, name: str) -> None:
+        """What the pool host does with that report: the replica is lost, and probed at once."""
+        cause = _Cause("connection", "a task's connection broke")
+        self.life.replicas.replica_lost(POOL, name, cause)
+        self.probe_later(name, STIRRED_PROBE_S)
+
+    def doubtful(self, name: str) -> None:
+        """What the pool host does with that report: a probe at once decides."""
+        self.probe_later(name, STIRRED_PROBE_S)
+
+    def probe_later(self, name: str, after_s: float = PROBE_S) -> None:
         life = self.life
 
         def probe() -> None:
             if not life.dead:
                 self.probe(name)
 
-        self.loop.call_later(PROBE_S, probe)
+        self.loop.call_later(after_s, probe)
 
     def kill(self, name: str) -> None:
         """The engine dies; an idle one is found out by the next probe."""

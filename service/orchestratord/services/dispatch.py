@@ -42,8 +42,6 @@ MAX_ATTEMPTS = 6
 
 # Faults of the request itself: another replica would say the same.
 _REQUEST_FAULTS = frozenset({EngineFault.INVALID, EngineFault.CONTEXT, EngineFault.UNSUPPORTED})
-# Faults after which the replica takes no work until it was probed.
-_LINK_FAULTS = frozenset({EngineFault.RESET, EngineFault.UNAVAILABLE, EngineFault.TIMEOUT})
 
 
 class Dispatcher:
@@ -208,10 +206,12 @@ class Dispatcher:
                     pool_id=job.pool_id,
                 ),
             )
-        if error.fault in _LINK_FAULTS:
+        if error.fault is EngineFault.RESET:
             self.replicas.connection_lost(job.pool_id, attempt.replica.id, error.message)
         else:
-            self.replicas.report_broken(job.pool_id, attempt.replica.id)
+            # One task's error says little of the engine: its neighbours go on unless a probe,
+            # asked for now, says that it is gone.
+            self.replicas.report_doubtful(job.pool_id, attempt.replica.id)
         self.scheduling.step(WorkerLost(job.task.key, resume, job.log.tokens))
 
     def finished(self, attempt: Attempt, end: DecodeEnd, result: object = None) -> None:

@@ -1,7 +1,8 @@
 """The replicas that can take work right now, and how they come and go.
 
 The pool host reports here; the core hears of it as events. Whoever notices a broken connection
-(dispatch) says so here too, so that a dead replica takes no more work from that instant on.
+(dispatch) says so here too, so that a dead replica takes no more work from that instant on. Any
+other failure of one task costs its replica a probe, and nothing else before that one's verdict.
 Requirements: ORCH-3007, ORCH-3010, ORCH-3032.
 """
 
@@ -73,6 +74,7 @@ class ReplicaDirectory:
         self._replicas: dict[tuple[str, str], Replica] = {}
         self._known: set[str] = set()
         self.report_broken: Callable[[str, str], None]
+        self.report_doubtful: Callable[[str, str], None]
         self.on_lost: Callable[[str, str], None]
 
     def start(self) -> None:

@@ -12,7 +12,13 @@ from orchestrator_core.task import Determinism, Workload
 from orchestratord.services import records
 from orchestratord.services.admission import Draft
 from orchestratord.services.dispatch import MAX_ATTEMPTS
-from worker_adapters.adapter_api.types import Decode, DecodeRequest, EngineFault, TokenSink
+from worker_adapters.adapter_api.types import (
+    Decode,
+    DecodeRequest,
+    EngineFault,
+    Health,
+    TokenSink,
+)
 from worker_adapters.mock.client import MockClient
 from worker_adapters.mock.engine import LoopScheduler, MockEngine
 from worker_adapters.mock.script import Misbehaviour, MockFault, MockScript, score_of, vector_of
@@ -381,5 +387,55 @@ def test_a_strict_decode_never_reuses_a_prefix(
         await world.advance(1.0)
 
         assert (world.engines["r0"].cached_tokens == 0) is cold
+
+    run_world(scenario)
+
+
+@pytest.mark.req("ORCH-3010")
+@pytest.mark.parametrize(
+    "fault",
+    [EngineFault.INTERNAL, EngineFault.MALFORMED, EngineFault.UNAVAILABLE, EngineFault.TIMEOUT],
+)
+def test_a_task_that_fails_again_and_again_costs_no_neighbour_its_worker(
+    fault: EngineFault,
+) -> None:
+    async def scenario(world: ServiceWorld) -> None:
+        neighbour, poison = best_effort(1, max_tokens=40), draft(2)
+        await world.admit(neighbour)
+        client = world.read(neighbour)
+        await world.advance(0.025)
+        faults = [MockFault(Misbehaviour.ERROR, 1, fault)] * MAX_ATTEMPTS
+        world.engines["r0"].inject(*faults)
+        await world.admit(poison)
+        poisoned = world.read(poison)
+
+        await world.advance(1.0)
+
+        assert world.decodes == [neighbour.task_id] + [poison.task_id] * MAX_ATTEMPTS
+        assert poisoned.terminal is not None
+        assert poisoned.terminal.data["code"] == "WORKER_RESET"
+        assert client.terminal is not None
+        assert client.terminal.event == "end"
+        assert len(client.tokens) == 40
+
+    logs = run_world(scenario, Setup(engines={"r0": replace(SCRIPT, slots_total=2)}))
+
+    assert "replica.lost" not in [line["event"] for line in logs]
+
+
+@pytest.mark.req("ORCH-3010")
+def test_a_replica_that_fails_a_task_and_its_probe_is_lost_with_that_probe() -> None:
+    async def scenario(world: ServiceWorld) -> None:
+        one = draft(1)
+        world.engines["r0"].inject(MockFault(Misbehaviour.ERROR, 1, EngineFault.INTERNAL))
+        await world.admit(one)
+        await world.advance(0.005)
+        world.engines["r0"].health = Health.LOADING
+        await world.advance(0.01)
+        assert world.life.replicas.get(POOL, "r0") is not None
+
+        await world.advance(0.025)
+
+        assert world.life.replicas.get(POOL, "r0") is None
 
     run_world(scenario)
