@@ -100,9 +100,17 @@ def test_macs_are_compared_in_constant_time(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_remembered_keys_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    compared: list[bytes] = []
+
+    def watched(key: bytes, key_hmac: str) -> bool:
+        compared.append(key)
+        return verify(key, key_hmac)
+
     monkeypatch.setattr(keys, "MAX_CACHED_KEYS", 1)
     ring = KeyRing([(hash_key(b"key-a"), ANNA), (hash_key(b"key-b"), BOB)])
+    monkeypatch.setattr(keys, "verify", watched)
 
     found = [ring.find(key) for key in (b"key-a", b"key-b", b"key-b", b"key-a")]
 
     assert found == [ANNA, BOB, BOB, ANNA]
+    assert compared == [b"key-a"] * 2 + [b"key-b"] * 4, "there was room for the first only"
