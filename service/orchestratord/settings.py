@@ -15,17 +15,14 @@ from orchestrator_core.pool import (
     PoolSpec,
     PreemptionMode,
     PreemptionPolicy,
-    PriorityPolicy,
     TenantPolicy,
 )
 from orchestrator_core.task import Determinism, Priority
 from orchestratord.api.keys import KeyRing, Principal, hash_key
+from orchestratord.configuration.quotas import granted_classes
 from orchestratord.services.replicas import PoolTraits
 from pool_managerd.settings import ExternalReplica, LaunchSettings, PoolSettings
 from worker_adapters.adapter_api.types import Sampling
-
-# ORCH-3075: the weights where the configuration gives none.
-DEFAULT_WEIGHTS = {Priority.INTERACTIVE: 8, Priority.BATCH: 1}
 
 
 def limits(config: Config) -> Limits:
@@ -37,24 +34,6 @@ def limits(config: Config) -> Limits:
         budget_time_ms=sessions.budgets.time_ms,
         budget_cost=sessions.budgets.cost,
     )
-
-
-def _priorities(pool: Pool) -> tuple[PriorityPolicy, ...]:
-    """Both classes; one that the configuration leaves out is bounded by the pool alone."""
-    given = {Priority(p.name): p for p in pool.admission.priorities}
-    policies = []
-    for priority in Priority:
-        entry = given.get(priority)
-        weight = entry.weight if entry is not None else None
-        policies.append(
-            PriorityPolicy(
-                name=priority,
-                weight=DEFAULT_WEIGHTS[priority] if weight is None else weight,
-                queue_capacity=pool.queue.capacity if entry is None else entry.queue_capacity,
-                rate_limit_rps=None if entry is None else entry.rate_limit_rps,
-            )
-        )
-    return tuple(policies)
 
 
 def _prefix_reuse(pool: Pool) -> frozenset[Determinism]:
@@ -87,7 +66,7 @@ def pool_traits(config: Config, pool: Pool) -> PoolTraits:
         devices=tuple(str(device) for device in pool.devices),
         queue_capacity=pool.queue.capacity,
         full_policy=FullPolicy(pool.queue.full_policy),
-        priorities=_priorities(pool),
+        priorities=granted_classes(pool),
         tenants=tuple(
             TenantPolicy(t.id, t.weight, t.max_concurrent, t.rps)
             for t in pool.admission.fairness.tenants

@@ -1,7 +1,8 @@
 """What a configuration grants: rows per pool and class, and per pool and tenant (OC-CLI-8003).
 
-Defaults are filled in exactly as admission fills them, so that what is shown is what will hold:
-an unlisted class keeps its defaults, an unlisted tenant has weight 1 and no quota (ORCH-3075).
+Admission takes its classes from here as well (`granted_classes`), so that what is shown is what
+will hold: a class that the configuration leaves out has its default weight and is bounded by the
+pool alone, an unlisted tenant has weight 1 and no quota (ORCH-3075).
 """
 
 from __future__ import annotations
@@ -9,10 +10,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import orch_config
+from orchestrator_core.pool import PriorityPolicy
+from orchestrator_core.task import Priority
 
-# contracts/schemas/config.schema.json, PriorityClass: weight null, and queue_capacity's default.
-DEFAULT_WEIGHTS = {"interactive": 8, "batch": 1}
-_DEFAULT_QUEUE_CAPACITY = 256
+# ORCH-3075: the weights where the configuration gives none.
+DEFAULT_WEIGHTS = {Priority.INTERACTIVE: 8, Priority.BATCH: 1}
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,26 +70,36 @@ def effective_quotas(
     return tuple(priorities), tuple(tenants)
 
 
-def _priorities(pool: orch_config.Pool) -> list[PriorityQuota]:
-    listed = {entry.name: entry for entry in pool.admission.priorities}
-    weights = {
-        name: (listed[name].weight if name in listed else None) or default
-        for name, default in DEFAULT_WEIGHTS.items()
-    }
-    total = sum(weights.values())
-    rows = []
-    for name in DEFAULT_WEIGHTS:
-        own = listed.get(name)  # type: ignore[call-overload]
-        capacity = own.queue_capacity if own else _DEFAULT_QUEUE_CAPACITY
-        rows.append(
-            PriorityQuota(
-                pool_id=pool.id,
-                priority=name,
-                weight=weights[name],
-                share_ratio=weights[name] / total,
-                # The pool's own bound comes first where it is the smaller one.
-                queue_capacity=min(capacity, pool.queue.capacity),
-                rate_limit_rps=own.rate_limit_rps if own else None,
+def granted_classes(pool: orch_config.Pool) -> tuple[PriorityPolicy, ...]:
+    """Both classes of a pool as the scheduler holds them, in the order of `Priority`."""
+    given = {Priority(entry.name): entry for entry in pool.admission.priorities}
+    policies = []
+    for priority in Priority:
+        entry = given.get(priority)
+        weight = entry.weight if entry is not None else None
+        policies.append(
+            PriorityPolicy(
+                name=priority,
+                weight=DEFAULT_WEIGHTS[priority] if weight is None else weight,
+                queue_capacity=pool.queue.capacity if entry is None else entry.queue_capacity,
+                rate_limit_rps=None if entry is None else entry.rate_limit_rps,
             )
         )
-    return rows
+    return tuple(policies)
+
+
+def _priorities(pool: orch_config.Pool) -> list[PriorityQuota]:
+    classes = granted_classes(pool)
+    total = sum(policy.weight for policy in classes)
+    return [
+        PriorityQuota(
+            pool_id=pool.id,
+            priority=policy.name.value,
+            weight=policy.weight,
+            share_ratio=policy.weight / total,
+            # The pool's own bound comes first where it is the smaller one.
+            queue_capacity=min(policy.queue_capacity, pool.queue.capacity),
+            rate_limit_rps=policy.rate_limit_rps,
+        )
+        for policy in classes
+    ]

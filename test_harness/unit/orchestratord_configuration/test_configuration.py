@@ -442,7 +442,7 @@ def test_effective_quotas_fill_in_what_was_left_out() -> None:
     text = (
         KEYS
         + POOL
-        + "    queue: { capacity: 100 }\n"
+        + "    queue: { capacity: 1000 }\n"
         + "    admission:\n"
         + "      priorities: [ { name: batch, queue_capacity: 30, rate_limit_rps: 5 } ]\n"
         + "      fairness: { tenants: [ { id: globex, weight: 3, max_concurrent: 8, rps: 50 } ] }\n"
@@ -451,7 +451,7 @@ def test_effective_quotas_fill_in_what_was_left_out() -> None:
     priorities, tenants = effective_quotas(accept(text).config)
 
     assert [(q.priority, q.weight, q.queue_capacity, q.rate_limit_rps) for q in priorities] == [
-        ("interactive", 8, 100, None),
+        ("interactive", 8, 1000, None),
         ("batch", 1, 30, 5),
     ]
     assert [round(q.share_ratio, 4) for q in priorities] == [0.8889, 0.1111]
