@@ -2,8 +2,8 @@
 
 On a task's path: placement dispatches within one set, failover stays within one, the estimator
 learns per set. The invariant: two replicas share a `ReplicaSet` object exactly when their keys are
-equal and the model digest is known, or when both are of one pool (an unknown digest is equal only
-within its own pool). Requirements: ORCH-3007, ORCH-3046, OC-CORE-1031, OC-CORE-1032.
+equal and the model digest is known, or when both are of one pool (an unknown digest, the empty one,
+is equal only within its own pool). Requirements: ORCH-3007, ORCH-3046, OC-CORE-1031, OC-CORE-1032.
 """
 
 from __future__ import annotations
@@ -15,9 +15,6 @@ from hashlib import blake2b
 from orchestrator_core.estimator import ServiceTimes
 from orchestrator_core.limits import Limits
 from orchestrator_core.pool import SetKey
-
-# What an engine that does not tell its model's digest is entered as.
-UNKNOWN_DIGEST = "unknown"
 
 # Keys come and go with engine updates; sets without replicas are swept beyond this many.
 MAX_SETS = 1024
@@ -71,7 +68,7 @@ class ReplicaSetRegistry:
 
     def of(self, key: SetKey, pool_id: str, in_use: Callable[[], set[ReplicaSet]]) -> ReplicaSet:
         """The set of a replica in `pool_id`; `in_use` tells which sets a sweep must keep."""
-        scope = pool_id if key.model_digest in ("", UNKNOWN_DIGEST) else ""
+        scope = pool_id if not key.model_digest else ""
         identity = (scope, key)
         if (known := self._sets.get(identity)) is not None:
             return known

@@ -16,6 +16,7 @@ from enum import Enum
 from pool_managerd.observer import Cause, CauseCode
 from pool_managerd.settings import PoolSettings
 from worker_adapters.adapter_api.types import (
+    UNKNOWN_DIGEST,
     EngineClient,
     EngineError,
     EngineFault,
@@ -28,7 +29,6 @@ PROBE_TIMEOUT_S = 1.0
 # One slow scheduling of a loaded host is a second or two; three in silence is a hang.
 SILENCE_S = 3.0
 CONFIRM_S = 0.05
-UNKNOWN_DIGEST = "unknown"
 
 
 class _Answer(Enum):

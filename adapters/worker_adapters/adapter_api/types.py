@@ -79,6 +79,10 @@ class Health(StrEnum):
     DOWN = "down"
 
 
+# The model digest of an engine that cannot tell it: equal to itself only within one pool.
+UNKNOWN_DIGEST = "unknown"
+
+
 @dataclass(frozen=True, slots=True)
 class EngineProperties:
     """What an engine says of itself once it is healthy.

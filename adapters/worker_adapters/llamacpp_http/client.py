@@ -28,6 +28,7 @@ from worker_adapters.adapter_api.http_control import (
 from worker_adapters.adapter_api.http_stream import UpstreamPool
 from worker_adapters.adapter_api.origin import Origin
 from worker_adapters.adapter_api.types import (
+    UNKNOWN_DIGEST,
     Decode,
     DecodeRequest,
     EngineError,
@@ -58,7 +59,6 @@ from worker_adapters.llamacpp_http.wire import (
 T = TypeVar("T")
 
 WORK_TIMEOUT_S = 120.0  # embedding and reranking are work, not control; the watchdog is tighter
-UNKNOWN_DIGEST = "unknown"  # counts as equal within one pool only
 
 # Sent with each request (see `completion`), so a server's default for them changes nothing.
 SENT_SETTINGS = (PINNED.keys() | SENT_PER_REQUEST) | {"max_tokens"}

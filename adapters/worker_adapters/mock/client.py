@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from worker_adapters.adapter_api import metric_names
 from worker_adapters.adapter_api.faults import reset
 from worker_adapters.adapter_api.types import (
+    UNKNOWN_DIGEST,
     Decode,
     DecodeRequest,
     EngineError,
@@ -72,7 +73,7 @@ class MockClient:
         script = self._engine.script
         return EngineProperties(
             engine_version=script.engine_version,
-            model_digest=script.model_digest or self._configured_digest or "unknown",
+            model_digest=script.model_digest or self._configured_digest or UNKNOWN_DIGEST,
             model_name=script.model_name,
             slots_total=script.slots_total,
             ctx_max=script.ctx_max,

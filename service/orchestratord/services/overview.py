@@ -9,8 +9,9 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 from orchestrator_core.task import Priority
-from orchestratord.services.replicas import UNKNOWN_DIGEST, ReplicaDirectory
+from orchestratord.services.replicas import ReplicaDirectory
 from orchestratord.services.scheduling import SchedulingService
+from worker_adapters.adapter_api.types import UNKNOWN_DIGEST
 
 # Every engine that decodes can complete; the others are features that an engine reports.
 _WORKLOAD_FEATURES = {"embeddings": "embedding", "rerank": "rerank"}

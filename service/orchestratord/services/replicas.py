@@ -18,11 +18,10 @@ from orchestrator_core.events import PoolAdded, ReplicaLost, ReplicaReady
 from orchestrator_core.pool import PoolSpec, ReplicaSpec, SetKey
 from orchestratord.services.scheduling import SchedulingService
 from orchestratord.services.telemetry import Telemetry
-from worker_adapters.adapter_api.types import EngineClient, EngineProperties
+from worker_adapters.adapter_api.types import UNKNOWN_DIGEST, EngineClient, EngineProperties
 
 log = structlog.get_logger("orchestratord.replicas")
 
-UNKNOWN_DIGEST = "unknown"
 # The feature of an engine whose adapter proved that closing a decode frees its slot (ORCH-3086).
 INTERRUPTIBLE = "interruptible_decode"
 
