@@ -34,3 +34,5 @@ class CancellationService:
             if job.ended is None:
                 raise JournalError("the journal is closed")
             await asyncio.shield(job.ended)
+            if job.phase is Phase.ENDING:  # written in this very turn: its readers are told first
+                await asyncio.sleep(0)

@@ -32,7 +32,7 @@ from harness_kit.service_world import POOL, PROFILE, Cancellation, ServiceWorld,
 from harness_kit.virtual_time import VirtualTimeLoop
 from orchestrator_core.errors import Refusal
 from orchestrator_core.limits import Limits
-from orchestrator_core.pool import FullPolicy
+from orchestrator_core.pool import FullPolicy, PreemptionMode, PreemptionPolicy
 from orchestrator_core.task import Determinism, Priority, Workload
 from orchestratord.services import records
 from orchestratord.services.admission import Draft, IdConflict, SamplingOverride
@@ -88,12 +88,17 @@ class Known:
 
 
 class ServiceMachine(RuleBasedStateMachine):
-    @initialize(policy=st.sampled_from(FullPolicy), first=st.lists(bodies, min_size=2, max_size=5))
-    def begin(self, policy: FullPolicy, first: list[dict[str, Any]]) -> None:
+    @initialize(
+        policy=st.sampled_from(FullPolicy),
+        mode=st.sampled_from([PreemptionMode.HARD, *PreemptionMode]),
+        first=st.lists(bodies, min_size=2, max_size=5),
+    )
+    def begin(self, policy: FullPolicy, mode: PreemptionMode, first: list[dict[str, Any]]) -> None:
         self.logs = structlog.testing.capture_logs()
         self.logs.__enter__()
         self.runner = asyncio.Runner(loop_factory=VirtualTimeLoop)
         self.policy = policy
+        self.mode = mode
         self.number = 0
         self.known: dict[str, Known] = {}
         self.asked_s: dict[str, float] = {}
@@ -116,6 +121,7 @@ class ServiceMachine(RuleBasedStateMachine):
                 interactive=3,
                 batch=3,
                 policy=self.policy,
+                preemption=PreemptionPolicy(self.mode),
                 sampler_profile_version=PROFILE,
             ),
             limits=Limits(session_ttl_ms=RETAIN_S * 1000, session_max_turns=10**6),
@@ -170,6 +176,21 @@ class ServiceMachine(RuleBasedStateMachine):
             submission = self.world.submit(one)
             self.asked.append(submission)
             self.open_requests.append((submission, one.key in self.known))
+
+    @rule(
+        flood=st.lists(st.sampled_from(Determinism), min_size=1, max_size=3),
+        ms=st.sampled_from([1, 25, 60, 95]),
+        urgent=st.integers(1, 2),
+        later_ms=st.sampled_from([0, 5, 15, 60]),
+    )
+    def rush(self, flood: list[Determinism], ms: int, urgent: int, later_ms: int) -> None:
+        """Long tasks run; then some come that have no time to wait for them."""
+        long = {"priority": Priority.BATCH, "max_tokens": 30, "deadline_ms": LONG_MS}
+        soon = {"priority": Priority.INTERACTIVE, "max_tokens": 2, "deadline_ms": SHORT_MS}
+        self.submit_tasks([{**long, "determinism": determinism} for determinism in flood], True)
+        self.pass_time(ms)
+        self.submit_tasks([soon] * urgent, True)
+        self.pass_time(later_ms)
 
     @precondition(lambda self: self.bodies)
     @rule(position=positions, same=st.booleans())
@@ -409,6 +430,17 @@ class ServiceMachine(RuleBasedStateMachine):
         elif frame.event == "error":
             assert self.may_fail(known, data["code"]), data
 
+    @invariant()
+    def only_those_are_interrupted_that_may_be(self) -> None:
+        for known in self.known.values():
+            for client in known.clients:
+                if any(frame.data["preempted"] for frame in client.metrics):
+                    assert self.mode is PreemptionMode.HARD
+                    assert known.draft.priority is Priority.BATCH
+                    assert known.draft.workload is Workload.COMPLETION
+        running = [attempt.job.replica_id for attempt in self.world.life.dispatcher.running]
+        assert len(set(running)) == len(running), "two tasks in one slot"
+
     def may_fail(self, known: Known, code: str) -> bool:
         """Whether this error has a cause in what happened to the task."""
         past_s = self.world.now_s - known.asked_s
@@ -418,7 +450,9 @@ class ServiceMachine(RuleBasedStateMachine):
             case "QUEUE_FULL_DROP_LRU":
                 return self.policy is FullPolicy.DROP_LRU
             case "ADMISSION_REJECT":
-                return self.policy is FullPolicy.SHED_LOW_PRIORITY
+                below = known.draft.priority is Priority.BATCH
+                preempted = below and self.mode is not PreemptionMode.OFF
+                return preempted or self.policy is FullPolicy.SHED_LOW_PRIORITY
             case "DECODE_TIMEOUT":
                 return self.faulty or self.ever_held or past_s * 1000 >= WALL_MS
             case "WORKER_RESET":
@@ -503,6 +537,8 @@ TestService = pytest.mark.req(
     "ORCH-3017",
     "ORCH-3024",
     "ORCH-3026",
+    "ORCH-3085",
+    "ORCH-3086",
     "ORCH-3201",
     "ORCH-3202",
     "ORCH-3203",
