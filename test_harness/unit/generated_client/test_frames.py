@@ -31,7 +31,7 @@ FRAMES = [
     Frame("token", "2", '{"t": "Hé", "i": 0}'),
     Frame("metrics", "", '{"queue_depth": 2}'),
     Frame("token", "3", '{"t": "\U0001f600", "i": 1}'),
-    Frame("end", "4", '{"tokens_out": 2, "decode_ms": 7}'),
+    Frame("end", "4", '{"tokens_out": 2, "decode_ms": 60000}'),
 ]
 
 

@@ -376,7 +376,7 @@ def test_a_stream_as_json_is_one_event_a_line_and_nothing_else() -> None:
         {"event": "started", "id": 1, "data": {"queue_position": 0, "predicted_start_ms": 5}},
         {"event": "token", "id": 2, "data": {"t": "a", "i": 0}},
         {"event": "metrics", "data": {"queue_depth": 1}},
-        {"event": "end", "id": 3, "data": {"tokens_out": 1, "decode_ms": 7}},
+        {"event": "end", "id": 3, "data": {"tokens_out": 1, "decode_ms": 60000}},
     ]
     assert result.stderr == ""
 
