@@ -238,6 +238,7 @@ class ServiceWorld:
         self.on_decode: Callable[[str], None] = self.decodes.append
         self.failures: list[BaseException | str] = []
         self.crashes = 0
+        self.clock_step_ms = 0  # somebody set the wall clock
         self._properties: dict[str, EngineProperties] = {}
         self._work: set[asyncio.Task[None]] = set()
         self.life: Life
@@ -247,7 +248,7 @@ class ServiceWorld:
         return self.loop.time()
 
     def clock_ms(self) -> int:
-        return T0_MS + round(self.loop.time() * 1000)
+        return T0_MS + round(self.loop.time() * 1000) + self.clock_step_ms
 
     # --- the process -------------------------------------------------------------------------
 

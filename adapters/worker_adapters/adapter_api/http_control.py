@@ -3,7 +3,8 @@
 Off the token's path; an aiohttp session of its own per `ControlSession`, opened on first use, so
 that a probe never waits behind work: it has another one. Invariants: every call has a time limit
 and every answer a size limit; a failure is an `EngineError`. Calls made here have no side effect
-at the engine, so one that hit a connection which the engine was just closing is sent again once. Requirements: ORCH-3054, ORCH-3032.
+at the engine, so one that hit a connection which the engine was just closing is sent again once.
+Requirements: ORCH-3054, ORCH-3032.
 """
 
 from __future__ import annotations

@@ -20,7 +20,7 @@ from orchestrator_core.errors import Code, Reason, Refusal
 from orchestrator_core.events import Aborted, Finished, TokensShown, WorkerLost
 from orchestrator_core.pool import PreemptionMode
 from orchestrator_core.task import Determinism, Workload
-from orchestratord.ports.journal import Journal
+from orchestratord.ports.journal import Journal, JournalError
 from orchestratord.services import records
 from orchestratord.services.failover import PrefixCheck
 from orchestratord.services.jobs import Job, JobTable, Phase
@@ -82,6 +82,7 @@ class Dispatcher:
         job.attempts = dispatch.attempt
         if not job.first_dispatch_ms:
             job.first_dispatch_ms = self.scheduling.clock_ms()
+            job.first_dispatch_s = self.monotonic()
         if replica is None:  # it went between decision and now
             self.scheduling.step(WorkerLost(job.task.key, resume=True))
             return
@@ -93,27 +94,41 @@ class Dispatcher:
         attempt = Attempt(self, job, replica)
         self._running[job.task.key] = attempt
         self.idle.clear()
-        strict = job.task.determinism is Determinism.STRICT
-        written = job.begun
-        if written is None:
-            written = job.begun = self._journal.append(
-                records.encode(records.TaskStarted(job.task.tenant, job.task_id, replica.set_key)),
-                urgent=not strict,
+        if job.begun is None:
+            self._write_start(attempt)
+        # A best_effort task that may have shown tokens must be known as such after a crash.
+        if job.task.determinism is Determinism.STRICT or _succeeded(job.begun):
+            attempt.begin()
+
+    def _write_start(self, attempt: Attempt) -> None:
+        job = attempt.job
+        record = records.TaskStarted(job.task.tenant, job.task_id, attempt.replica.set_key)
+        try:
+            written = self._journal.append(
+                records.encode(record), urgent=job.task.determinism is not Determinism.STRICT
             )
-            written.add_done_callback(lambda done: self._use_row(job, done))
-        if strict or written.done():
-            attempt.begin()
-        else:
-            # A best_effort task that may have shown tokens must be known as such after a crash.
-            written.add_done_callback(lambda _: self._begin(attempt))
+        except JournalError as error:  # closed: the next start dispatches it again
+            log.error("journal.lost_start", job_id=job.task_id, cause=str(error))
+            return
+        job.begun = written
+        written.add_done_callback(lambda done: self._start_written(job, done))
 
-    def _use_row(self, job: Job, written: asyncio.Future[int]) -> None:
-        if not written.cancelled() and written.exception() is None:
-            self._jobs.use_row(job, written.result())
+    def _start_written(self, job: Job, done: asyncio.Future[int]) -> None:
+        attempt = self._running.get(job.task.key)
+        if _succeeded(done):
+            self._jobs.use_row(job, done.result())
+            if attempt is not None and attempt.job is job and not attempt.has_begun:
+                attempt.begin()
+        elif job.begun is done:
+            log.error("journal.lost_start", job_id=job.task_id, cause=str(_failure(done)))
+            job.begun = None
 
-    def _begin(self, attempt: Attempt) -> None:
-        if self._running.get(attempt.job.task.key) is attempt:
-            attempt.begin()
+    def write_again(self) -> None:
+        """Starts that the journal could not take: a best_effort task does not begin before it
+        does (called by the watchdog, whose idle time ends the wait)."""
+        for attempt in self.running:
+            if not attempt.has_begun and attempt.job.begun is None:
+                self._write_start(attempt)
 
     def stop(self, job: Job) -> None:
         """The core took the slot back (cancel): close the upstream connection."""
@@ -141,7 +156,7 @@ class Dispatcher:
     def _resume(self, job: Job) -> None:
         job.preempted = False
         # Neither the wait nor the work that is done again counts against `timeouts.wall_ms`.
-        job.excused_ms = max(0, self.scheduling.clock_ms() - job.first_dispatch_ms)
+        job.excused_s = self.monotonic() - job.first_dispatch_s
         self.telemetry.resumed(job)
         log.info("task.resumed", **self.telemetry.log_fields(job), tokens_out=job.log.tokens)
         self._tell(job)
@@ -218,7 +233,7 @@ class Dispatcher:
         """The answer is complete."""
         job = attempt.job
         if not end.decode_ms and job.first_token_ms:  # an engine that does not time itself
-            decode_ms = max(0, self.scheduling.clock_ms() - job.first_token_ms)
+            decode_ms = round((self.monotonic() - job.first_token_s) * 1000)
             end = msgspec.structs.replace(end, decode_ms=decode_ms)
         self._release(job)
         attempt.detach()
@@ -263,6 +278,7 @@ class Attempt:
         "_dispatcher",
         "_work",
         "first_at_s",
+        "has_begun",
         "job",
         "progress_at_s",
         "replica",
@@ -276,9 +292,11 @@ class Attempt:
         self._check = PrefixCheck(job.log.text()) if job.log.tokens else None
         self._count: TokenCounter = dispatcher.telemetry.token_counter(replica)
         self.first_at_s = self.progress_at_s = dispatcher.monotonic()
+        self.has_begun = False
 
     def begin(self) -> None:
         """Send the request; `started` becomes visible."""
+        self.has_begun = True
         job = self.job
         payload = job.payload
         assert payload is not None
@@ -328,6 +346,7 @@ class Attempt:
         job = self.job
         if not job.first_token_ms:
             job.first_token_ms = self._dispatcher.scheduling.clock_ms()
+            job.first_token_s = self.progress_at_s
             self._dispatcher.telemetry.first_token(job, self.replica)
             if job.task.determinism is Determinism.BEST_EFFORT:
                 self._dispatcher.tokens_shown(job)
@@ -403,3 +422,13 @@ class Attempt:
             DecodeEnd("limit", job.task.prompt_tokens, 0, 0, elapsed_ms, 0),
             result,
         )
+
+
+def _failure(written: asyncio.Future[int]) -> BaseException | None:
+    """Why a record that was tried to write is not on disk."""
+    return asyncio.CancelledError() if written.cancelled() else written.exception()
+
+
+def _succeeded(written: asyncio.Future[int] | None) -> bool:
+    """Whether a record is on disk."""
+    return written is not None and written.done() and _failure(written) is None

@@ -86,8 +86,11 @@ class Job:
     ended: asyncio.Future[int] | None = None
     decode: Decode | None = None
     rows: list[int] = field(default_factory=list)
+    # On the wall clock, 0: not yet; and the same instants on the monotonic one.
     first_dispatch_ms: int = 0
+    first_dispatch_s: float = 0.0
     first_token_ms: int = 0
+    first_token_s: float = 0.0
     ended_ms: int = 0
     attempts: int = 0
     failovers: int = 0
@@ -97,7 +100,7 @@ class Job:
     preemptions: int = 0
     made_way: bool = False
     # Of the time since its first dispatch: what preemption cost it.
-    excused_ms: int = 0
+    excused_s: float = 0.0
     session_until_ms: int = 0
     refused: bool = False  # its admission could not be written: it never was
     tokens_in: int = 0

@@ -38,7 +38,7 @@ class Watchdog:
         now_s = self._monotonic()
         now_ms = self._scheduling.clock_ms()
         for attempt in self._dispatcher.running:
-            message = self._overdue(attempt, now_s, now_ms)
+            message = self._overdue(attempt, now_s)
             if message is not None:
                 job = attempt.job
                 # Only this task: a replica that does not answer is noticed by its probes, and to
@@ -55,6 +55,7 @@ class Watchdog:
                     ),
                 )
         self._scheduling.step(Tick())
+        self._dispatcher.write_again()
         self._dispatcher.termination.write_again()
         if self._journal.failing:
             self._probe()
@@ -71,9 +72,11 @@ class Watchdog:
 
         self._journal.append(records.encode(records.Probe())).add_done_callback(forget)
 
-    def _overdue(self, attempt: Attempt, now_s: float, now_ms: int) -> str | None:
-        traits = self._dispatcher.replicas.pools[attempt.job.pool_id]
-        ran_ms = now_ms - attempt.job.first_dispatch_ms - attempt.job.excused_ms
+    def _overdue(self, attempt: Attempt, now_s: float) -> str | None:
+        # The monotonic clock only: a step of the wall clock neither ends nor excuses a task.
+        job = attempt.job
+        traits = self._dispatcher.replicas.pools[job.pool_id]
+        ran_ms = round((now_s - job.first_dispatch_s - job.excused_s) * 1000)
         if ran_ms > traits.wall_ms:
             return f"ran for {ran_ms} ms, more than timeouts.wall_ms {traits.wall_ms}"
         idle_ms = round((now_s - attempt.progress_at_s) * 1000)

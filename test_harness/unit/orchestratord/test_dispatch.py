@@ -3,6 +3,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+import msgspec
 import pytest
 
 from harness_kit.service_clients import draft, end_event, started_event, token_events
@@ -14,6 +15,7 @@ from orchestratord.services.admission import Draft
 from orchestratord.services.dispatch import MAX_ATTEMPTS
 from worker_adapters.adapter_api.types import (
     Decode,
+    DecodeEnd,
     DecodeRequest,
     EngineFault,
     Health,
@@ -439,3 +441,92 @@ def test_a_replica_that_fails_a_task_and_its_probe_is_lost_with_that_probe() -> 
         assert world.life.replicas.get(POOL, "r0") is None
 
     run_world(scenario)
+
+
+@pytest.mark.req("ORCH-3203", partial="the start of a best_effort task")
+@pytest.mark.parametrize("failed_over", [False, True])
+def test_a_best_effort_task_whose_start_could_not_be_written_begins_once_it_could(
+    failed_over: bool,
+) -> None:
+    async def scenario(world: ServiceWorld) -> None:
+        blocker, one = draft(1, max_tokens=20), best_effort(2)
+        await world.admit(blocker)
+        await world.admit(one)
+        client = world.read(one)
+        world.life.journal.fail("disk full")
+        await world.advance(1.0)  # the blocker ends, its slot goes to `one`
+        if failed_over:
+            world.life.replicas.connection_lost(POOL, "r0", "cut")
+            await world.advance(0.6)
+
+        assert client.numbered == []
+        assert world.decodes == [blocker.task_id]
+
+        world.life.journal.fail(None)
+        await world.advance(1.0)
+
+        assert len(client.tokens) == 4
+        assert world.decodes == [blocker.task_id, one.task_id]
+        started = [r.task_id for r in records_of(world, records.TaskStarted)]  # type: ignore[union-attr]
+        assert started == [blocker.task_id, one.task_id]
+
+    run_world(scenario)
+
+
+@pytest.mark.req("ORCH-3016", partial="a task that waits for the journal")
+def test_a_best_effort_task_whose_start_is_never_written_ends_after_the_idle_time() -> None:
+    async def scenario(world: ServiceWorld) -> None:
+        blocker, one = draft(1, max_tokens=20), best_effort(2)
+        await world.admit(blocker)
+        await world.admit(one)
+        client = world.read(one)
+        world.life.journal.fail("disk full")
+        await world.advance(6.0)
+        assert world.life.scheduling.scheduler.running(POOL) == ()
+
+        world.life.journal.fail(None)
+        await world.advance(1.0)
+
+        assert client.terminal is not None
+        assert client.terminal.data["code"] == "DECODE_TIMEOUT"
+        assert client.terminal.data["retriable"] is True
+        assert world.decodes == [blocker.task_id]
+
+    run_world(scenario)
+
+
+class Untimed(MockClient):
+    """An engine that does not say how long a decode took."""
+
+    def decode(self, request: DecodeRequest, sink: TokenSink) -> Decode:
+        return super().decode(request, _UntimedSink(sink))
+
+
+class _UntimedSink:
+    def __init__(self, sink: TokenSink) -> None:
+        self.on_prefill = sink.on_prefill
+        self.on_tokens = sink.on_tokens
+        self.on_error = sink.on_error
+        self._sink = sink
+
+    def on_end(self, end: DecodeEnd) -> None:
+        self._sink.on_end(msgspec.structs.replace(end, decode_ms=0))
+
+
+def test_a_decode_that_the_engine_does_not_time_is_timed_without_the_wall_clock() -> None:
+    async def scenario(world: ServiceWorld) -> None:
+        untimed = Untimed(MockEngine(SCRIPT, LoopScheduler()), None)
+        world.life.replicas.replica_ready(POOL, "r9", untimed, await untimed.properties(), ())
+        world.life.replicas.connection_lost(POOL, "r0", "cut")
+        one = draft(1)
+        await world.admit(one)
+        client = world.read(one)
+        await world.advance(0.015)
+
+        world.clock_step_ms = 3_600_000
+        await world.advance(0.2)
+
+        assert client.terminal is not None
+        assert client.terminal.data["decode_ms"] == 40  # from 10 to 50 ms
+
+    run_world(scenario, Setup(engines={"r0": SCRIPT}))

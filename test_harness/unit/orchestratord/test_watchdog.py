@@ -159,3 +159,22 @@ def test_a_journal_that_failed_is_tried_until_it_takes_records_again() -> None:
         assert world.disk.rows == {}
 
     run_world(scenario, SETUP)
+
+
+@pytest.mark.req("ORCH-3016")
+@pytest.mark.parametrize("step_ms", [3_600_000, -3_600_000])
+def test_a_step_of_the_wall_clock_neither_ends_nor_excuses_a_task(step_ms: int) -> None:
+    async def scenario(world: ServiceWorld) -> None:
+        one = draft(1, max_tokens=100)
+        await world.admit(one)
+        client = world.read(one)
+        await world.advance(1.0)
+
+        world.clock_step_ms = step_ms
+        await world.advance(1.9)
+        assert client.terminal is None
+        await world.advance(0.2 + PERIOD_S)
+
+        timed_out(client, "timeouts.wall_ms 3000")
+
+    run_world(scenario, SETUP)
