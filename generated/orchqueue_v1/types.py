@@ -426,6 +426,13 @@ class StreamMetrics(Open):
         ]
         | UnsetType
     ) = UNSET
+    resumable: (
+        Annotated[
+            bool,
+            Meta(description="Beside preempted: true; the task goes on where its stream ends."),
+        ]
+        | UnsetType
+    ) = UNSET
     tokens_out: Annotated[int, Meta(description="Tokens sent so far.", ge=0)] | UnsetType = UNSET
     engine_version: Annotated[str, Meta(description="The engine that decodes.")] | UnsetType = UNSET
     model_digest: Annotated[str, Meta(description="The model that decodes.")] | UnsetType = UNSET

@@ -4,7 +4,7 @@ On a task's path: `admission.checks` asks before it refuses with DEADLINE_UNMET,
 for the next urgent task while time passes. Nothing here changes state. The invariants: only tasks
 of a strictly lower priority make way; a running one only where its engine proved that it can be
 interrupted, where it can be decoded again without a trace, where that costs less than it still
-needs, and where its own deadline holds all the same; it keeps its place. Decision 0005 has the
+needs, and where its own deadline holds all the same; it keeps its place. Decision 0006 has the
 reasons. Requirements: ORCH-3079, ORCH-3085, ORCH-3086.
 """
 

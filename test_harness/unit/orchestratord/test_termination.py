@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import asyncio
 import hashlib
 
 import pytest
@@ -10,7 +11,7 @@ from harness_kit.service_clients import draft, token_events
 from harness_kit.service_world import POOL, PROFILE, ServiceWorld, Setup, run_world
 from harness_kit.virtual_time import run_virtual
 from orchestrator_core.pool import FullPolicy
-from orchestrator_core.task import Determinism, Priority
+from orchestrator_core.task import Determinism, Priority, Workload
 from orchestratord.infra.memory_journal import MemoryJournal
 from orchestratord.ports.journal import JournalError
 from orchestratord.services import records
@@ -116,6 +117,28 @@ class TestCancel:
             assert asked.acknowledged
             assert len([frame for frame in client.frames if frame.is_terminal]) == 1
             assert "canceled" not in client.terminal.data
+
+        run_world(scenario, ONE_SLOT)
+
+    @pytest.mark.req("ORCH-2003", partial="all but the services' part")
+    @pytest.mark.parametrize("turns", range(6))
+    def test_its_readers_are_told_first_even_when_its_end_is_written_in_that_turn(
+        self, turns: int
+    ) -> None:
+        async def scenario(world: ServiceWorld) -> None:
+            embedding = draft(2, workload=Workload.EMBEDDING, prompt=None, inputs=("one",))
+            await world.admit(draft(1))
+            await world.admit(embedding)
+            world.read(embedding)
+            world.cancel(draft(1))  # the embedding starts, and ends some turns later
+            for _ in range(turns):
+                await asyncio.sleep(0)
+
+            asked = world.cancel(embedding)
+            await world.settle()
+
+            assert asked.acknowledged
+            assert asked.unaware == []
 
         run_world(scenario, ONE_SLOT)
 
