@@ -8,7 +8,7 @@ Requirements: ORCH-2001, ORCH-3079, ORCH-3081.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from math import exp
+from math import exp, log
 
 from orchestrator_core.limits import Limits
 from orchestrator_core.task import Task, Workload
@@ -22,6 +22,9 @@ _LOGISTIC_SCALE_RATIO = 0.5513
 
 # Predictions are never believed to be better than this relative error.
 _MIN_ERROR_RATIO = 0.05
+
+# How wrong a predicted wait is believed to be before outcomes tell.
+_WAIT_DOUBT_RATIO = 1.0
 
 
 def generated_tokens(task: Task) -> int:
@@ -81,18 +84,20 @@ class ServiceTimes:
             self.decode_ms_per_token = self._blend(self.decode_ms_per_token, per_token)
         self.finished += 1
 
-    def on_time_ratio(self, expected_ms: float, slack_ms: float) -> float:
+    def on_time_ratio(self, expected_ms: float, slack_ms: float, wait_ms: float = 0.0) -> float:
         """Probability that something expected to take `expected_ms` takes at most `slack_ms`.
 
-        A logistic distribution around the expectation, as wide as past predictions were wrong.
+        A log-logistic distribution around the expectation, as wide as past predictions were wrong,
+        and wider by the share that is `wait_ms`: others may come in between.
         1.0 until enough tasks have finished; 0.0 when the deadline has passed.
         """
         if slack_ms <= 0:
             return 0.0
         if not self.known:
             return 1.0
-        spread = max(self.error_ratio, _MIN_ERROR_RATIO) * max(expected_ms, 1.0)
-        x = (slack_ms - expected_ms) / (spread * _LOGISTIC_SCALE_RATIO)
+        expected_ms = max(expected_ms, 1.0)
+        spread = max(self.error_ratio, _MIN_ERROR_RATIO) + _WAIT_DOUBT_RATIO * wait_ms / expected_ms
+        x = log(slack_ms / expected_ms) / (spread * _LOGISTIC_SCALE_RATIO)
         return 1.0 / (1.0 + exp(-max(-40.0, min(40.0, x))))
 
     def _blend(self, old: float | None, new: float) -> float:

@@ -18,6 +18,7 @@ from orchestrator_core.estimator import (
     remaining_ms,
     start_delay_ms,
 )
+from orchestrator_core.on_time import Forecast, OnTimeHistory
 from orchestrator_core.placement import topology
 from orchestrator_core.placement.anti_affinity import TenantSpread
 from orchestrator_core.placement.filter import serving
@@ -29,7 +30,6 @@ from orchestrator_core.replica_sets import ReplicaSet
 from orchestrator_core.replicas import Replica, ReplicaTable
 from orchestrator_core.sessions.session_table import Reservation, Session
 from orchestrator_core.task import Task
-
 
 # Bits of a turn below the priority: more arrivals than a process sees.
 RANK_SHIFT_BITS = 48
@@ -47,6 +47,7 @@ class LiveTask:
     """An admitted task until its terminal state. `group`: the set it must stay in, once started."""
 
     __slots__ = (
+        "admission_forecast",
         "attempt",
         "avoid",
         "expected_end_ms",
@@ -60,6 +61,7 @@ class LiveTask:
         "shown",
         "spent_ms",
         "stage",
+        "start_forecast",
         "started_ms",
         "task",
         "yielding",
@@ -84,6 +86,8 @@ class LiveTask:
         self.yielding = False  # resumes after the urgent task that interrupted it
         self.shown = False  # tokens of a best_effort task went out: it cannot run again
         self.expected_end_ms = 0.0
+        self.admission_forecast: Forecast | None = None  # None also while speed is unknown
+        self.start_forecast: Forecast | None = None
 
     @property
     def resume_turn(self) -> int:
@@ -102,6 +106,7 @@ class Pool:
         self.resuming: list[tuple[int, LiveTask]] = []  # by `resume_turn`
         self.draining = False
         self.preemptions = PreemptionWindow()
+        self.on_time = OnTimeHistory()
         self._spread: TenantSpread | None = None
         self._neighbours: list[Replica] = []  # every replica, where some have a known topology
         self._serving: list[Replica] = []
@@ -180,6 +185,7 @@ class Pool:
         live.yielding = False
         live.started_ms = now_ms
         live.expected_end_ms = now_ms + replica.group.times.task_ms(live.task)
+        live.start_forecast = self.forecast(live, None, now_ms)
         insort(self._ends, (live.expected_end_ms, live.sequence))
         self.running[live.task.key] = live
         self._count_spread(live, +1)
@@ -195,6 +201,26 @@ class Pool:
         del self._ends[bisect_left(self._ends, (live.expected_end_ms, live.sequence))]
         live.replica = None
         return replica
+
+    def forecast(self, live: LiveTask, wait_ms: int | None, now_ms: int) -> Forecast | None:
+        """How a task that starts in `wait_ms` (None: now) stands against its deadline; None while
+        speed is unknown, or when its time is over. O(1)."""
+        if (group := live.group or self.times) is None or not group.times.known:
+            return None
+        task, task_ms = live.task, group.times.task_ms(live.task)
+        slack_ms = task.deadline_at_ms - now_ms
+        if wait_ms is None:
+            return self.on_time.running(task.priority, task_ms, slack_ms)
+        deadline_ms = task.deadline_at_ms - task.arrived_ms
+        return self.on_time.waiting(task.priority, deadline_ms, wait_ms + task_ms, slack_ms)
+
+    def learn(self, live: LiveTask, *, on_time: bool) -> None:
+        """`live` ended before its deadline, or will not: what its forecasts were is compared."""
+        admission, start = live.admission_forecast, live.start_forecast
+        if admission is not None:
+            admission.table.observe(admission.z, on_time=on_time)
+        if start is not None and start is not admission:
+            start.table.observe(start.z, on_time=on_time)
 
     def await_resumption(self, live: LiveTask) -> None:
         """`live` goes before everything that waits, among its like by priority and admission: an

@@ -8,6 +8,7 @@ ORCH-2004, ORCH-3007, ORCH-3019, ORCH-3081, ORCH-3100.
 from __future__ import annotations
 
 from orchestrator_core.errors import InvariantViolation
+from orchestrator_core.estimator import ServiceTimes
 from orchestrator_core.limits import Limits
 from orchestrator_core.pool_state import LiveTask, Pool, Stage
 from orchestrator_core.replica_sets import ReplicaSet, ReplicaSetView, ReplicaView, view
@@ -49,16 +50,21 @@ class Queries:
         return live.pool.start_delay_ms(self._ahead(live), now_ms)
 
     def on_time_probability(self, task_key: str, now_ms: int) -> float:
-        """Probability, 0..1, that the task ends before its deadline; 1.0 while nothing is known."""
+        """Probability, 0..1, that the task ends before its deadline; 1.0 while nothing is known.
+
+        A share of tasks that were in its place (see `on_time`); asking is free of consequences.
+        """
         live = self._live.get(task_key)
         if live is None or (group := live.group or live.pool.times) is None:
             return 1.0
+        slack_ms = live.task.deadline_at_ms - now_ms
         if live.stage is Stage.RUNNING:
-            expected_ms = max(live.expected_end_ms - now_ms, 0.0)
-        else:
-            start_ms = live.pool.start_delay_ms(self._ahead(live), now_ms)
-            expected_ms = start_ms + group.times.task_ms(live.task)
-        return group.times.on_time_ratio(expected_ms, live.task.deadline_at_ms - now_ms)
+            return _ends_on_time(live, group.times, now_ms)
+        wait_ms = live.pool.start_delay_ms(self._ahead(live), now_ms)
+        expected_ms = wait_ms + group.times.task_ms(live.task)
+        prior = group.times.on_time_ratio(expected_ms, slack_ms, wait_ms)
+        forecast = live.pool.forecast(live, wait_ms, now_ms)
+        return prior if forecast is None else forecast.table.probability(forecast.z, prior)
 
     def session(self, session_key: str, now_ms: int) -> SessionView | None:
         """The session as `GET /v1/sessions/{id}` shows it; None when there is none (any more)."""
@@ -147,3 +153,28 @@ class Queries:
                 return [turn for turn, _ in live.pool.resuming].index(live.resume_turn)
             case Stage.WAITING:
                 return live.pool.position(live.task, live.sequence)
+
+
+def _ends_on_time(live: LiveTask, times: ServiceTimes, now_ms: int) -> float:
+    """Probability that a running task ends before its deadline, given that it has not ended yet.
+
+    Its table holds F(t), the share of runs that end within t, and
+    P(T <= deadline | T > elapsed) = (F(deadline) - F(elapsed)) / (1 - F(elapsed)).
+    """
+    elapsed_ms = now_ms - live.started_ms
+    within_ms = live.task.deadline_at_ms - live.started_ms
+    if within_ms <= elapsed_ms:
+        return 0.0
+    if not times.known:
+        return 1.0
+    by_deadline = _ended_ratio(live, times, within_ms)
+    by_now = _ended_ratio(live, times, elapsed_ms) if elapsed_ms > 0 else 0.0
+    return max(by_deadline - by_now, 0.0) / max(1.0 - by_now, 1e-6)
+
+
+def _ended_ratio(live: LiveTask, times: ServiceTimes, within_ms: int) -> float:
+    """Share of runs like this one's that end within so many milliseconds of their start."""
+    expected_ms = live.expected_end_ms - live.started_ms
+    prior = times.on_time_ratio(expected_ms, within_ms)
+    forecast = live.pool.on_time.running(live.task.priority, expected_ms, within_ms)
+    return prior if forecast is None else forecast.table.probability(forecast.z, prior)

@@ -182,10 +182,13 @@ class Scheduler(queries.Queries):
     def _promise(self, live: LiveTask, now_ms: int) -> Admitted:
         pool, key = live.pool, live.task.key
         if live.stage is Stage.RUNNING:
+            live.admission_forecast = live.admission_forecast or live.start_forecast
             return Admitted(key, pool.spec.id, 0, 0, 0)
         ahead = self._ahead(live)
         backoff_ms = min(pool.drain_to_half_ms(now_ms), MAX_RETRY_MS)
         start_ms = max(pool.start_delay_ms(ahead, now_ms), 1)
+        if live.admission_forecast is None:  # the same task may be asked for again
+            live.admission_forecast = pool.forecast(live, start_ms, now_ms)
         return Admitted(key, pool.spec.id, ahead, start_ms, backoff_ms)
 
     def _dispatch(self, pool: Pool, now_ms: int, effects: list[Effect]) -> None:
@@ -295,6 +298,7 @@ class Scheduler(queries.Queries):
         live.session.stay_on(replica, event.kv_bytes, event.kv_warm)
         if live.pool.reuses_prefix(live.task):
             replica.prefixes.remember(live.task.prefix_blocks)
+        live.pool.learn(live, on_time=now_ms <= live.task.deadline_at_ms)
         service_ms = event.prefill_ms + event.decode_ms
         self._settle(live, event.tokens_in + event.tokens_out, live.spent_ms + service_ms)
         self._release(live, now_ms, effects)
@@ -315,6 +319,7 @@ class Scheduler(queries.Queries):
         if (live := self._running(event.task_key)) is None:
             return
         live.pool.leave_replica(live)
+        live.pool.learn(live, on_time=False)
         self._settle_unfinished(live, event.tokens_out, now_ms)
         self._release(live, now_ms, effects)
 
@@ -331,6 +336,7 @@ class Scheduler(queries.Queries):
             pool.await_resumption(live)
             self._dispatch(pool, now_ms, effects)
             return
+        pool.learn(live, on_time=False)
         self._settle_unfinished(live, event.tokens_out, now_ms)
         self._release(live, now_ms, effects)
 
@@ -381,6 +387,7 @@ class Scheduler(queries.Queries):
     def _expire_queue(self, pool: Pool, now_ms: int, effects: list[Effect]) -> None:
         for task in pool.queue.expire(now_ms):
             live = self._live.pop(task.key)
+            pool.learn(live, on_time=False)
             self._settle(live, 0, 0)
             effects.append(Ended(task.key, _past_deadline(live, now_ms)))
 
@@ -389,6 +396,7 @@ class Scheduler(queries.Queries):
         if (task := pool.queue.give_way(urgent.priority)) is None:
             return
         live = self._live.pop(task.key)
+        pool.learn(live, on_time=False)
         self._settle(live, 0, 0)
         refusal = Refusal(
             Code.ADMISSION_REJECT, Reason.PREEMPTED,
@@ -434,6 +442,8 @@ class Scheduler(queries.Queries):
             live.pool.queue.remove(live.task.key)
             self._settle(live, 0, 0)
         del self._live[live.task.key]
+        if refusal is not None:  # a client that cancels says nothing about our deadlines
+            live.pool.learn(live, on_time=False)
         effects.append(Ended(live.task.key, refusal, preempted))
 
     def _release(self, live: LiveTask, now_ms: int, effects: list[Effect]) -> None:
