@@ -24,6 +24,9 @@ from orchestratord.services.replicas import PoolTraits
 from pool_managerd.settings import ExternalReplica, LaunchSettings, PoolSettings
 from worker_adapters.adapter_api.types import Sampling
 
+# A shorter value of an engine's environment is a number or a switch, which logs are full of.
+SECRET_CHARS_MIN = 8
+
 
 def limits(config: Config) -> Limits:
     sessions = config.sessions
@@ -145,9 +148,18 @@ def key_ring(config: Config) -> KeyRing | None:
 
 
 def secret_values(config: Config) -> list[str]:
-    """Texts that must never reach a log."""
-    return [
+    """Texts that must never reach a log: keys, and what engines are given in their environment
+    (a hub's token, say) as far as it is long enough to be a secret."""
+    keys = [
         os.environ[key.key_env]
         for key in config.auth.keys
         if key.key_env is not None and key.key_env in os.environ
     ]
+    given = {
+        value
+        for pool in config.pools
+        if pool.launch is not None
+        for value in pool.launch.env.values()
+        if len(value) >= SECRET_CHARS_MIN
+    }
+    return keys + sorted(given)

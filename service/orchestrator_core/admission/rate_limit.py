@@ -54,7 +54,7 @@ class RateLimiter:
                 self._buckets.popitem(last=False)
             bucket = self._buckets[key] = _Bucket(tokens, now_ms)
         bucket.tokens = max(0.0, tokens - 1.0)
-        bucket.updated_ms = max(bucket.updated_ms, now_ms)
+        bucket.updated_ms = now_ms
         self._buckets.move_to_end(key)
 
     def _tokens(self, key: tuple[str, ...], rps: float, now_ms: int) -> float:
@@ -62,6 +62,6 @@ class RateLimiter:
         bucket = self._buckets.get(key)
         if bucket is None:
             return burst
-        # The wall clock may step back: then nothing is refilled, and nothing is lost either.
-        elapsed_ms = max(0, now_ms - bucket.updated_ms)
-        return min(burst, bucket.tokens + elapsed_ms * rps / 1000.0)
+        # The wall clock may step back: then the bucket refills from there on, as it would have.
+        bucket.updated_ms = min(bucket.updated_ms, now_ms)
+        return min(burst, bucket.tokens + (now_ms - bucket.updated_ms) * rps / 1000.0)

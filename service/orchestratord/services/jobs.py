@@ -124,6 +124,7 @@ class JobTable:
         self._jobs: dict[str, Job] = {}
         self._ended: OrderedDict[str, Job] = OrderedDict()
         self._ended_bytes = 0
+        self._expired_ms = 0
         self._row_users: Counter[int] = Counter()
         self._dependents: dict[int, list[int]] = {}
         # (when its session ends, rows): a session's turns are read back from its tasks' records.
@@ -176,7 +177,7 @@ class JobTable:
     def retain(self, job: Job, now_ms: int) -> None:
         """The job has ended: keep its log, drop its request and what only a live job needs."""
         job.phase = Phase.ENDED
-        job.ended_ms = job.ended_ms or now_ms
+        job.ended_ms = min(job.ended_ms or now_ms, now_ms)  # no later, whoever set the clock back
         job.payload = None
         job.decode = None
         job.begun = None
@@ -187,6 +188,10 @@ class JobTable:
     def expire(self, now_ms: int) -> list[int]:
         """Forget finished jobs beyond time or bytes; returns the journal rows nobody needs now."""
         free: list[int] = []
+        if now_ms < self._expired_ms:  # the clock was set back: none ended in the future
+            for job in self._ended.values():
+                job.ended_ms = min(job.ended_ms, now_ms)
+        self._expired_ms = now_ms
         while self._deferred and (
             self._deferred[0][0] <= now_ms or len(self._deferred) > MAX_DEFERRED_ROWS
         ):

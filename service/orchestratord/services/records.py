@@ -89,8 +89,11 @@ class Probe(_Record, frozen=True, tag="probe"):
 
 
 class SessionForgotten(_Record, frozen=True, tag="session-forgotten"):
+    """What it had until `at_ms` is not brought back; needed for one session lifetime from then."""
+
     tenant: str
     session_id: str
+    at_ms: int = 0  # 0: an older version wrote it, and did not say when
 
 
 Record = TaskAdmitted | TaskStarted | TaskEnded | SessionForgotten | Probe

@@ -141,8 +141,9 @@ class RecoveryService:
                 pass
             case records.SessionForgotten():
                 sessions.pop(f"{record.tenant}/{record.session_id}", None)
-                until_ms = self._scheduling.clock_ms() + self._session_ttl_ms
-                self._jobs.hold_row(row, until_ms)
+                now_ms = self._scheduling.clock_ms()
+                at_ms = min(record.at_ms or now_ms, now_ms)
+                self._jobs.hold_row(row, at_ms + self._session_ttl_ms)
 
     def _charge(
         self, key: str, record: records.TaskEnded, sessions: dict[str, _SessionPast]

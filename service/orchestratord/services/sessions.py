@@ -55,7 +55,8 @@ class SessionService:
         if self.get(tenant, session_id) is None:
             return False
         self._scheduling.step(SessionForgotten(f"{tenant}/{session_id}"))
-        record = records.SessionForgotten(tenant, session_id)
+        at_ms = self._scheduling.clock_ms()
+        record = records.SessionForgotten(tenant, session_id, at_ms)
         row = await asyncio.shield(self._journal.append(records.encode(record)))
-        self._jobs.hold_row(row, self._scheduling.clock_ms() + self._ttl_ms)
+        self._jobs.hold_row(row, at_ms + self._ttl_ms)
         return True

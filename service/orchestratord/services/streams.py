@@ -119,6 +119,7 @@ class ReaderHub:
         self._metrics_s = metrics_s
         self._since_metrics_s = 0.0
         self._readers: dict[StreamReader, None] = {}
+        self._of_job: dict[Job, dict[StreamReader, None]] = {}
         self.on_abandoned: Callable[[Job], None] | None = None
 
     def __len__(self) -> int:
@@ -132,10 +133,15 @@ class ReaderHub:
         """A reader that goes on right after `last_event_id` (0: from the start)."""
         reader = StreamReader(self, job, last_event_id + 1, writer)
         self._readers[reader] = None
+        self._of_job.setdefault(job, {})[reader] = None
         return reader
 
     def forget(self, reader: StreamReader) -> None:
         self._readers.pop(reader, None)
+        readers = self._of_job.get(reader.job, {})
+        readers.pop(reader, None)
+        if not readers:
+            self._of_job.pop(reader.job, None)
 
     def gone(self, reader: StreamReader) -> None:
         """The client went away before the end."""
@@ -153,9 +159,9 @@ class ReaderHub:
             reader.tick(due, elapsed_s)
 
     def notice(self, job: Job) -> None:
-        for reader in tuple(self._readers):
-            if reader.job is job:
-                reader.notice()
+        """Its readers get metrics now; readers of other tasks cost nothing."""
+        for reader in tuple(self._of_job.get(job, ())):
+            reader.notice()
 
     def close_all(self, *, waiting_only: bool) -> None:
         """Shutdown: end responses without a terminal event; their tasks come back."""

@@ -131,7 +131,6 @@ class TerminationService:
         job.log.truncated = job.recovered and outcome != "completed"
         payload = msgspec.json.encode(data)
         sealed = job.log.seal()
-        digest = hashlib.sha256(_plain_text(job.log.text())).hexdigest() if event == "end" else ""
         record = records.TaskEnded(
             tenant=job.task.tenant,
             task_id=job.task_id,
@@ -142,12 +141,20 @@ class TerminationService:
             started=job.log.started is not None,
             ended_ms=job.ended_ms,
             truncated=job.log.truncated,
-            determinism=self._determinism_of(job, digest) if digest else None,
+            determinism=self._proof(job) if outcome == "completed" else None,
         )
         self._telemetry.ended(job, outcome)
         if show_first:
             self._show(job, event, payload)
         return self._write(_Unwritten(job, event, payload, records.encode(record), show_first))
+
+    def _proof(self, job: Job) -> records.DeterminismRecord | None:
+        """Of a whole strict text (ORCH-3206); nothing else can be computed again and compared."""
+        task = job.task
+        if task.determinism is not Determinism.STRICT or task.workload is not Workload.COMPLETION:
+            return None
+        sha256 = hashlib.sha256(_plain_text(job.log.text())).hexdigest()
+        return self._determinism_of(job, sha256)
 
     def _write(self, end: _Unwritten) -> asyncio.Future[int] | None:
         try:

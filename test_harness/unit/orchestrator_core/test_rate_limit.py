@@ -41,14 +41,17 @@ def test_looking_costs_nothing() -> None:
     assert len(limiter) == 0
 
 
-def test_a_clock_that_steps_back_neither_refills_nor_robs() -> None:
+def test_a_clock_that_steps_back_neither_refills_nor_stops_the_refill() -> None:
     limiter = RateLimiter()
     limiter.take(KEY, 2, T0_MS)
+    back_ms = T0_MS - 3_600_000
 
-    assert limiter.wait_ms(KEY, 2, T0_MS - 60_000) == 0
-    limiter.take(KEY, 2, T0_MS - 60_000)
+    assert limiter.wait_ms(KEY, 2, back_ms) == 0
+    limiter.take(KEY, 2, back_ms)
 
-    assert limiter.wait_ms(KEY, 2, T0_MS) == 500
+    assert limiter.wait_ms(KEY, 2, back_ms) == 500
+    assert limiter.wait_ms(KEY, 2, back_ms + 100) == 400
+    assert limiter.wait_ms(KEY, 2, back_ms + 500) == 0
 
 
 def test_a_rate_of_zero_lets_nobody_pass() -> None:

@@ -77,3 +77,31 @@ def test_only_tasks_without_a_terminal_event_are_live() -> None:
 
     assert [one.task.key for one in live] == ["a/1"]
     assert live[0].phase is Phase.WAITING
+
+
+def test_a_clock_that_is_set_back_lengthens_no_retention() -> None:
+    table = JobTable(retain_ms=100, retain_bytes=10**9)
+    for n in range(3):
+        ended(table, f"a/{n}", [n], at_ms=3_600_000 + n)
+    assert table.expire(3_600_010) == []
+
+    assert table.expire(1000) == []
+    ended(table, "a/3", [3], at_ms=1050)
+
+    assert table.expire(1099) == []
+    assert sorted(table.expire(1100)) == [0, 1, 2]
+    assert table.expire(1150) == [3]
+
+
+def test_a_task_that_ended_before_the_clock_was_set_back_and_a_restart_is_kept_no_longer() -> None:
+    table = JobTable(retain_ms=100, retain_bytes=10**9)
+    one = job("a/1")
+    one.ended_ms = 3_600_000
+    table.add(one)
+    table.use_row(one, 1)
+    one.log.end("end", b"{}")
+
+    table.retain(one, 1000)
+
+    assert table.expire(1099) == []
+    assert table.expire(1100) == [1]

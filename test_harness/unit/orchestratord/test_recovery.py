@@ -3,6 +3,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+import msgspec
 import pytest
 
 from harness_kit.core_builders import make_pool
@@ -500,3 +501,28 @@ def test_priorities_keep_their_order_within_themselves() -> None:
         assert waiting(world) == [blocker.key, *before]
 
     run_world(scenario)
+
+
+def test_a_forgotten_session_costs_a_row_for_one_lifetime_whatever_the_restarts() -> None:
+    async def scenario(world: ServiceWorld) -> None:
+        await world.admit(draft(1, session_id=session_of(9)))
+        await world.advance(0.1)
+        assert await world.life.sessions.forget("acme", session_of(9))
+        forgotten = records.SessionForgotten("acme", session_of(9), world.clock_ms())
+
+        for _ in range(3):
+            await world.advance(9.0)
+            assert forgotten in world.disk_records()
+            world.crash()
+            world.restart()
+        await world.advance(3.5)
+
+        assert world.disk.rows == {}
+
+    run_world(scenario, Setup(retain_s=1, limits=Limits(session_ttl_ms=30_000)))
+
+
+def test_a_session_that_an_older_version_forgot_is_still_read() -> None:
+    known = records.decode(msgspec.msgpack.encode(["session-forgotten", "acme", "s1"]))
+
+    assert known == records.SessionForgotten("acme", "s1", 0)

@@ -184,3 +184,10 @@ def test_anti_affinity_keeps_the_order_of_its_labels_and_is_off_by_default() -> 
     assert traits_of().spec.anti_affinity == ()
     named = traits_of(placement={"anti_affinity": ["zone", "node"]})
     assert named.spec.anti_affinity == ("zone", "node")
+
+
+@pytest.mark.req("OC-CTRL-2041", partial="which texts are secret")
+def test_what_engines_are_given_in_their_environment_is_secret_from_eight_characters_on() -> None:
+    launch = {"count": 1, "env": {"HF_TOKEN": "hf_12345", "THREADS": "4", "ALSO": "hf_12345"}}
+
+    assert settings.secret_values(config({"launch": launch})) == ["hf_12345"]

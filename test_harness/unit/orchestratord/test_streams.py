@@ -2,7 +2,11 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import sys
+from collections.abc import Callable
 from dataclasses import replace
+from types import FrameType
+from typing import Any
 
 import pytest
 
@@ -420,3 +424,48 @@ def test_a_stream_that_has_ended_leaves_nothing_to_the_garbage_collector() -> No
         assert job.begun is job.ended is None
 
     run_world(scenario)
+
+
+def test_what_a_notice_takes_does_not_grow_with_the_readers_of_other_tasks() -> None:
+    async def scenario(world: ServiceWorld) -> None:
+        one, other = draft(1, max_tokens=50), draft(2, max_tokens=50)
+        for of in (one, other):
+            await world.admit(of)
+        client = world.read(one)
+        await world.advance(0.15)
+        job = world.life.jobs.get(one.key)
+        assert job is not None
+        told = len(client.metrics)
+
+        alone = lines_run(lambda: world.life.hub.notice(job))
+        for _ in range(200):
+            world.read(other)
+        crowded = lines_run(lambda: world.life.hub.notice(job))
+
+        assert alone == crowded > 0
+        assert len(client.metrics) == told + 2
+        client.leave()
+        world.life.hub.notice(job)
+        assert len(client.metrics) == told + 2
+
+    run_world(scenario, Setup(engines={"r0": SLOW}))
+
+
+def lines_run(work: Callable[[], None]) -> int:
+    """How many lines of `services.streams` itself `work` takes: time, without a clock."""
+    count = 0
+
+    def trace(frame: FrameType, event: str, _argument: object) -> Any:
+        nonlocal count
+        if frame.f_code.co_filename != streams.__file__:
+            return None
+        count += event == "line"
+        return trace
+
+    before = sys.gettrace()
+    sys.settrace(trace)
+    try:
+        work()
+    finally:
+        sys.settrace(before)
+    return count

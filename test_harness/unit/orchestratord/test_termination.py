@@ -2,17 +2,19 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+from typing import Any
 
 import pytest
 
 from harness_kit.core_builders import T0_MS, make_pool
 from harness_kit.job_builders import job as make_job
+from harness_kit.job_builders import task
 from harness_kit.service_clients import draft, token_events
 from harness_kit.service_world import POOL, PROFILE, ServiceWorld, Setup, run_world
 from harness_kit.virtual_time import run_virtual
 from orchestrator_core.pool import FullPolicy
 from orchestrator_core.task import Determinism, Priority, Workload
-from orchestratord.infra.memory_journal import MemoryJournal
+from orchestratord.infra.memory_journal import MemoryDisk, MemoryJournal
 from orchestratord.ports.journal import JournalError
 from orchestratord.services import records
 from orchestratord.services.jobs import Job, JobTable
@@ -351,3 +353,38 @@ def test_the_record_of_an_end_holds_what_a_late_reader_needs() -> None:
         assert not ended.truncated
 
     run_world(scenario, ONE_SLOT)
+
+
+@pytest.mark.req("ORCH-3206", partial="which ends are proved")
+@pytest.mark.parametrize(
+    ("of", "canceled", "proved"),
+    [
+        ({}, False, True),
+        ({}, True, False),
+        ({"determinism": Determinism.BEST_EFFORT}, False, False),
+        ({"workload": Workload.EMBEDDING}, False, False),
+    ],
+    ids=["completed", "canceled", "best effort", "embedding"],
+)
+def test_only_a_whole_strict_completion_is_proved(
+    of: dict[str, Any], canceled: bool, proved: bool
+) -> None:
+    proof = records.DeterminismRecord("k", 7, "v1", "engine", "model", "hash")
+
+    async def scenario() -> list[records.Record]:
+        disk = MemoryDisk()
+        journal, jobs = MemoryJournal(disk), JobTable(1000, 1 << 20)
+        service = TerminationService(jobs, journal, Telemetry(), lambda: T0_MS, lambda *_: proof)
+        one = make_job(of=task(**of))
+        jobs.add(one)
+        if canceled:
+            service.cancel(one)
+        else:
+            service.finish(one, 5)
+        await journal.close()
+        return [records.decode(data) for row in disk.rows.values() for data in row]
+
+    (ended,) = run_virtual(scenario())
+
+    assert isinstance(ended, records.TaskEnded)
+    assert ended.determinism == (proof if proved else None)
