@@ -4,7 +4,8 @@ The model keeps no scheduler: it holds what each client was told and compares it
 definition of an answer. What must hold at every instant: ids without gap or repeat, the bytes of an
 undisturbed run, at most one terminal event and the same for everybody, nothing shown that a crash
 could take back, nothing after an acknowledged cancel. What must hold in the end: every task that
-was answered 202 has ended, no slot is held, no journal row is left.
+was answered 202 has ended, no slot is held, no journal row is left. Above 400 lines: the rules, the
+model and the invariants of one machine are read together.
 """
 
 from __future__ import annotations
