@@ -36,7 +36,3 @@ def warn_of_not_yet(data: dict[str, Any], findings: Findings) -> None:
     if plugins:
         rule = "policy plugins are not loaded yet: nothing they would refuse is refused"
         findings.warn(("policy", "plugins"), plugins, rule)
-    for index, pool in enumerate(data.get("pools") or []):
-        if section(pool, "preemption").get("mode") == "hard":
-            rule = "hard preemption is not there yet: running tasks are never interrupted"
-            findings.warn(("pools", index, "preemption", "mode"), "hard", rule)

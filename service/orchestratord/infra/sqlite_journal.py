@@ -387,6 +387,7 @@ def _prepare(database: sqlite3.Connection, path: Path, sync: SyncMode) -> None:
             f"journal {path} has version {version}, this program reads up to {SCHEMA_VERSION}: "
             "it was written by a newer llama-orch; use that one, or another server.state_dir"
         )
+    database.execute("PRAGMA secure_delete=ON")  # what is forgotten holds prompts
     database.execute("PRAGMA auto_vacuum=INCREMENTAL")
     database.execute("PRAGMA journal_mode=WAL")
     database.execute(f"PRAGMA synchronous={sync.upper()}")

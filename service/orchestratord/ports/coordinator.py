@@ -1,8 +1,8 @@
 """Who owns what: leases with fencing revisions.
 
 The embedded coordinator guards one state directory; the NATS one (ORCH-3204) guards pools over many
-orchestrators. A lease's `revision` is monotone per name: journal writes carry it, so that a
-former owner's late write can be told from the owner's.
+orchestrators. A lease's `revision` is monotone per name: by it, shared state can tell a former
+owner's late write from the owner's. The embedded journal needs none: its lock dies with its owner.
 """
 
 from __future__ import annotations

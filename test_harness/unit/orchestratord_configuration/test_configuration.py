@@ -345,15 +345,6 @@ def test_what_this_version_does_not_do_yet_is_said_loudly(text: str, part: str) 
     assert part in warning
 
 
-@pytest.mark.req("OC-CLI-8003", partial="all but warnings of what is not done yet")
-def test_hard_preemption_is_said_to_be_missing_and_the_other_modes_are_not() -> None:
-    (warning,) = accept(KEYS + POOL + "    preemption: { mode: hard }\n").warnings
-
-    assert "pools[0].preemption.mode" in warning
-    assert "never interrupted" in warning
-    assert accept(KEYS + POOL + "    preemption: { mode: soft }\n").warnings == ()
-
-
 @pytest.mark.parametrize(
     "text",
     [
@@ -364,6 +355,11 @@ def test_hard_preemption_is_said_to_be_missing_and_the_other_modes_are_not() -> 
 )
 def test_what_asks_for_nothing_is_no_warning(text: str) -> None:
     assert accept(text + KEYS + POOL).warnings == ()
+
+
+@pytest.mark.parametrize("mode", ["off", "soft", "hard"])
+def test_no_mode_of_preemption_is_a_warning(mode: str) -> None:
+    assert accept(KEYS + POOL + f'    preemption: {{ mode: "{mode}" }}\n').warnings == ()
 
 
 def test_a_key_that_can_be_guessed_is_warned_of_and_never_shown() -> None:

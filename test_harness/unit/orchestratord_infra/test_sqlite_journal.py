@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import sqlite3
 import stat
 from pathlib import Path
@@ -242,6 +243,21 @@ def test_a_journal_whose_rows_are_forgotten_gets_smaller(
 
     assert full > 2_000_000
     assert empty < full / 4
+
+
+def test_what_is_forgotten_is_not_left_in_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "journal"
+
+    async def scenario() -> None:
+        journal = SqliteJournal(path, "off")
+        rows = [await journal.append(b"prompt %d" % number * 1000) for number in range(8)]
+        journal.forget(rows[1:])
+        await journal.close()
+
+    asyncio.run(scenario())
+
+    assert b"prompt 0" in path.read_bytes()
+    assert not re.search(b"prompt [1-7]", path.read_bytes())
 
 
 def test_stats_count_what_happened(tmp_path: Path) -> None:
