@@ -93,15 +93,17 @@ def test_admission_and_end_carry_the_fields_of_a_job(service: ServiceProcess) ->
     assert ended["decode_time_ms"] >= 0
 
 
-@pytest.mark.req("OC-CTRL-2050")
-@pytest.mark.req("ORCH-3029", partial="started, which is tested with the stream")
-def test_admission_logs_carry_place_and_predicted_start(service: ServiceProcess) -> None:
+@pytest.mark.req("ORCH-3029", "OC-CTRL-2050")
+def test_admission_log_and_started_carry_place_and_predicted_start(service: ServiceProcess) -> None:
     document = finish(service)
 
     (line,) = service.wait_log("task.admitted", job_id=document["task_id"])
+    with service.probe() as probe:
+        started = probe.stream(document["task_id"]).rest()[0]
 
-    assert line["queue_position"] == 0
-    assert line["predicted_start_ms"] == 0
+    assert (line["queue_position"], line["predicted_start_ms"]) == (0, 0)
+    assert started.name == "started"
+    assert started.data == {"queue_position": 0, "predicted_start_ms": 0}
 
 
 @pytest.mark.req("ORCH-2009", partial="all but one kind of answer or one log line")

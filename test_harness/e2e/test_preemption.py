@@ -122,7 +122,8 @@ def test_what_the_configuration_protects_keeps_its_slot(
     assert events[-1].name == "end"
 
 
-@pytest.mark.req("ORCH-3086", "ORCH-3203")
+@pytest.mark.req("ORCH-3086")
+@pytest.mark.req("ORCH-3203", partial="all but one case of a crash")
 def test_an_interrupted_task_survives_a_kill_byte_for_byte(
     engine: GatedEngine, tmp_path: Path
 ) -> None:
@@ -177,7 +178,9 @@ def test_a_full_queue_lets_an_urgent_task_in_at_the_expense_of_a_waiting_one(
     assert counted == 1
 
 
-@pytest.mark.req("ORCH-3086", "ORCH-3087", "ORCH-3045", "ORCH-3050")
+@pytest.mark.req("ORCH-3086", "ORCH-3087")
+@pytest.mark.req("ORCH-3045", partial="engines side by side")
+@pytest.mark.req("ORCH-3050", partial="two replicas, and the other three engines")
 def test_a_real_engine_is_interrupted_and_resumes_byte_for_byte(tmp_path: Path) -> None:
     pool = launched_pool(1, preemption=hard(), launch={"count": 1, "args": ["--parallel", "1"]})
     story = {"prompt": PROMPT, "seed": 11, "sampling": SAMPLED, "max_tokens": TOKENS}
