@@ -8,7 +8,7 @@ a slot that it may have. Requirements: ORCH-3004, ORCH-3008, ORCH-3010, ORCH-301
 ORCH-3046, ORCH-3075, ORCH-3079, ORCH-3203, OC-CORE-1005, OC-CORE-1010.
 
 Time enters as `now_ms`; nothing here reads a clock, draws a number or depends on hash order. Above
-250 lines because every event touches the same four tables and is a few lines each.
+400 lines because every event touches the same four tables and is a few lines each.
 """
 
 from __future__ import annotations

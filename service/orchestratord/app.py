@@ -4,6 +4,9 @@ Only this module knows which implementation stands behind a port, which adapters
 pool host is reached. Order of a start: own the state directory, replay the journal, preload pools,
 listen. Order of a stop: no new work, running tasks finish until `server.shutdown_ms`, what still
 waits ends without a terminal event and comes back with the next start (ORCH-3203).
+
+Above 400 lines because the order of a start and that of a stop mirror each other, and are read and
+changed as one.
 """
 
 from __future__ import annotations

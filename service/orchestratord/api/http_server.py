@@ -6,6 +6,9 @@ what a client sends ahead waits. An answer costs one write and no asyncio task; 
 written chunk by chunk from the turn of the event loop in which a token arrived
 (requirements/decisions/0004). Invariants: answers leave in the order of their requests; nothing is
 written after the end of an answer; every buffer has a bound.
+
+Above 400 lines because a connection is one state machine over its parser's callbacks, its answers
+in order, and both directions' flow control.
 """
 
 from __future__ import annotations

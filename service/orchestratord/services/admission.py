@@ -4,6 +4,9 @@ On a task's path: the api hands over a `Draft`; every check that needs I/O (toke
 comes first, then the core decides, then the journal makes it durable, then the 202 leaves.
 Invariant: once answered 202 a task is on disk (ORCH-3203); the same id admits one task (ORCH-3024).
 Requirements: ORCH-2001, ORCH-3014, ORCH-3015, OC-CTRL-2010, OC-CORE-1020.
+
+Above 400 lines because the words of admission (`Draft` and what it holds) stand beside the checks
+that read them; they could move to a module of their own.
 """
 
 from __future__ import annotations
