@@ -5,6 +5,9 @@ read; they are appended to the task's log, whose readers write them out. No coro
 or log line per token. Invariants: every attempt ends in exactly one event to the core (Finished,
 Aborted or WorkerLost), or in a Stop or Preempt that came from it, and is never heard again then.
 Requirements: ORCH-3017, ORCH-3026, ORCH-3086, ORCH-3201.
+
+Above 400 lines because `Dispatcher` and `Attempt` hold one state machine between them: who may
+still be heard is decided in both.
 """
 
 from __future__ import annotations
@@ -277,7 +280,6 @@ class Attempt:
         "_decode",
         "_dispatcher",
         "_work",
-        "first_at_s",
         "has_begun",
         "job",
         "progress_at_s",
@@ -291,7 +293,7 @@ class Attempt:
         self._work: asyncio.Task[None] | None = None
         self._check = PrefixCheck(job.log.text()) if job.log.tokens else None
         self._count: TokenCounter = dispatcher.telemetry.token_counter(replica)
-        self.first_at_s = self.progress_at_s = dispatcher.monotonic()
+        self.progress_at_s = dispatcher.monotonic()
         self.has_begun = False
 
     def begin(self) -> None:
@@ -300,7 +302,7 @@ class Attempt:
         job = self.job
         payload = job.payload
         assert payload is not None
-        self.first_at_s = self.progress_at_s = self._dispatcher.monotonic()
+        self.progress_at_s = self._dispatcher.monotonic()
         job.log.start(job.promise.started_data())
         if job.task.workload is not Workload.COMPLETION:
             self._work = asyncio.get_running_loop().create_task(self._compute())
