@@ -15,7 +15,13 @@ from orch_simulator.outcome import ALL, FlowOutcome, Outcome, worst_calibration_
 from orch_simulator.simulation import FleetPool, Simulation
 from orch_simulator.workload import Arrival, DeadlineRange, PoissonWorkload
 from orchestrator_core.limits import Limits
-from orchestrator_core.pool import FullPolicy, PoolSpec, TenantPolicy
+from orchestrator_core.pool import (
+    FullPolicy,
+    PoolSpec,
+    PreemptionMode,
+    PreemptionPolicy,
+    TenantPolicy,
+)
 from orchestrator_core.task import Priority
 
 # A task of 100 prompt tokens and 50 tokens out takes 100 + 500 ms.
@@ -68,6 +74,21 @@ def test_tasks_wait_for_the_slot_and_take_their_service_time() -> None:
     assert (outcome.total.wait.p50_ms, outcome.total.wait.count) == (0, 3)
     assert outcome.busy_ratio == pytest.approx(1_800 / 1_900)
     assert (outcome.total.tokens_in, outcome.total.tokens_out) == (300, 150)
+
+
+@pytest.mark.req("ORCH-3086", partial="what the simulator shows of it")
+def test_an_interrupted_task_starts_anew_after_the_urgent_one() -> None:
+    spec = make_pool(preemption=PreemptionPolicy(PreemptionMode.HARD))
+    long = arrival(0, max_tokens=1_000, tokens_out=1_000)
+    urgent = arrival(1_000, "b", priority=INTERACTIVE, deadline_ms=3_000)
+
+    outcome = simulate([long, urgent], spec)
+
+    # 1000 ms in vain, 600 for the urgent one, then the whole 10100.
+    assert outcome.simulated_ms == 11_700
+    assert (flow(outcome, "a").preemptions, flow(outcome, "a").resumptions) == (1, 1)
+    assert flow(outcome, "b", INTERACTIVE).wait.max_ms == 0
+    assert flow(outcome, "b", INTERACTIVE).preemptions == 0
 
 
 def test_equal_seeds_give_equal_outcomes_and_others_do_not() -> None:
