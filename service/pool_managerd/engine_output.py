@@ -31,10 +31,12 @@ class EngineOutput:
         self._tail = bytearray()
         self._descriptor = -1
         self._written = 0
+        self._refused = False
 
     def begin(self) -> None:
         """A new life: what the last one said is not this one's cause."""
         self._tail.clear()
+        self._refused = False
 
     def write(self, output: bytes) -> None:
         """Keep what the engine printed; a disk that refuses costs the file, never the engine."""
@@ -45,9 +47,9 @@ class EngineOutput:
                 self._turn_over()
             self._written += os.write(self._descriptor, output)
         except OSError as error:
-            if self._written != -1:
+            if not self._refused:  # say it once in a life
                 _log.warning("engine.log_failed", file=str(self._path), reason=error.strerror)
-            self._written = -1  # say it once
+            self._refused = True
 
     def tail(self) -> bytes:
         """The last bytes of this life, at most `tail_bytes`."""

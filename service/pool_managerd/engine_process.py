@@ -90,11 +90,12 @@ class EngineProcess:
                 await self.exited.wait()
         self._signal(signal.SIGKILL)
         await self.exited.wait()
-        self.sweep()
+        await self.sweep()
 
-    def sweep(self) -> None:
+    async def sweep(self) -> None:
         """End what the engine itself left behind, and its output; after its exit."""
-        kill_carriers(self._marker)
+        # It looks at every process of the host: other replicas' tokens shall not wait for that.
+        await asyncio.to_thread(kill_carriers, self._marker)
         self._read()
         if self._reader != -1:
             self._loop.remove_reader(self._reader)

@@ -11,6 +11,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -20,10 +21,11 @@ from structlog.testing import capture_logs
 
 from harness_kit.scripted_engine import ReplicaRecorder, ScriptedAdapter, ScriptedEngine
 from harness_kit.waiting import wait_until, wait_until_async
+from pool_managerd import engine_process
 from pool_managerd.engine_ledger import EngineLedger
 from pool_managerd.observer import CauseCode
 from pool_managerd.pool_host import PoolHost
-from pool_managerd.processes import carriers_of, start_ticks
+from pool_managerd.processes import carriers_of, kill_carriers, start_ticks
 from pool_managerd.settings import LaunchSettings, PoolSettings
 from worker_adapters.adapter_api.types import Health
 
@@ -311,3 +313,25 @@ def test_a_damaged_list_of_engines_kills_nobody(tmp_path: Path, content: bytes) 
     finally:
         bystander.kill()
         bystander.wait()
+
+
+def test_looking_for_what_an_engine_left_keeps_the_event_loop_free(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looking, others_ran = threading.Event(), threading.Event()
+
+    def slow(marker: str) -> list[int]:
+        looking.set()
+        assert others_ran.wait(5.0), "the event loop stands still meanwhile"
+        return kill_carriers(marker)
+
+    async def scenario(host: PoolHost, engine: ScriptedEngine, recorder: ReplicaRecorder) -> None:
+        os.kill(await ready(host), signal.SIGKILL)
+        await wait_until_async(looking.is_set, WAIT_S, "the look")
+        others_ran.set()
+        await wait_until_async(lambda: "restarted" in recorder.words(), WAIT_S, "a restart")
+
+    monkeypatch.setattr(engine_process, "kill_carriers", slow)
+    recorder = play(tmp_path, "exec sleep 1000", scenario)
+
+    assert recorder.words()[:3] == ["preloaded", "ready", "lost"]

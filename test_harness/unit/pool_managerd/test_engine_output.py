@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import stat
 from pathlib import Path
 
 import pytest
+import structlog
 
 from pool_managerd.engine_output import EngineOutput, last_words
 
@@ -68,3 +71,25 @@ def test_a_disk_that_refuses_costs_the_file_only(tmp_path: Path) -> None:
 )
 def test_the_cause_is_what_the_engine_said_last(tail: bytes, words: str) -> None:
     assert last_words(tail) == words
+
+
+def test_a_disk_that_was_full_for_a_while_makes_no_file_grow_beyond_its_limit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    output = EngineOutput(tmp_path / "a.log", file_bytes=100)
+    output.write(b"x" * 90)
+
+    def full(_descriptor: int, _data: bytes) -> int:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as disk, structlog.testing.capture_logs() as logs:
+        disk.setattr(os, "write", full)
+        output.write(b"lost")
+        output.write(b"lost")
+    for number in range(10):
+        output.write(b"line %04d\n" % number)
+    output.close()
+
+    assert (tmp_path / "a.log.1").read_bytes() == b"x" * 90 + b"line 0000\n"
+    assert (tmp_path / "a.log").stat().st_size == 90
+    assert [line["event"] for line in logs] == ["engine.log_failed"]
