@@ -220,44 +220,11 @@ def test_a_doubtful_engine_that_is_gone_is_lost_before_the_next_regular_probe(
     assert recorder.words() == ["preloaded", "ready", "lost"]
 
 
-@pytest.mark.req("ORCH-3010")
-def test_a_doubtful_engine_that_answers_well_is_never_lost(tmp_path: Path) -> None:
-    async def scenario(host: PoolHost, engine: ScriptedEngine, recorder: ReplicaRecorder) -> None:
-        await seconds(1.1)
-        probes = engine.probes
-        for _ in range(6):
-            host.report_doubtful("p", "r0")
-            assert host.health("p").ready
-        await seconds(0.01)
-        assert engine.probes == probes + 1
-
-    recorder = play(tmp_path, ScriptedEngine(), scenario)
-
-    assert recorder.words() == ["preloaded", "ready"]
-
-
-@pytest.mark.req("ORCH-3010")
-def test_a_doubtful_engine_that_is_gone_is_lost_before_the_next_regular_probe(
-    tmp_path: Path,
-) -> None:
-    async def scenario(host: PoolHost, engine: ScriptedEngine, recorder: ReplicaRecorder) -> None:
-        await seconds(1.1)
-        engine.health = Health.DOWN
-        host.report_doubtful("p", "r0")
-        await seconds(0.06)
-        assert not host.health("p").ready
-
-    recorder = play(tmp_path, ScriptedEngine(), scenario)
-
-    assert recorder.words() == ["preloaded", "ready", "lost"]
-
-
 def test_a_report_about_an_unknown_replica_is_ignored(tmp_path: Path) -> None:
     async def scenario(host: PoolHost, engine: ScriptedEngine, recorder: ReplicaRecorder) -> None:
         await seconds(1)
         host.report_broken("p", "r9")
         host.report_broken("q", "r0")
-        host.report_doubtful("p", "r9")
         host.report_doubtful("p", "r9")
         assert host.health("p").ready
 
