@@ -118,27 +118,29 @@ def start_delay_ms(ahead: int, slots_ms: Sequence[float], task_ms: float) -> flo
     Args:
         slots_ms: for each slot, ascending, when it becomes free; 0 is free now.
 
-    List scheduling, solved without simulating the queue: O(slots), whatever `ahead` is. Without a
-    slot (no Ready replica) one slot that is free now stands in: nobody knows better.
+    List scheduling, solved without simulating the queue: O(slots log slots), whatever `ahead` is.
+    Without a slot (no Ready replica) one slot that is free now stands in: nobody knows better.
     """
     if not slots_ms:
         return ahead * task_ms
     if not ahead:
         return slots_ms[0]
     task_ms = max(task_ms, 1e-3)
-    latest = slots_ms[-1]
-    # Tasks that slots which free up early start (and finish) before the latest slot is free.
-    early = [int((latest - free) // task_ms) for free in slots_ms]
-    if ahead >= sum(early):
-        level = sorted(free + count * task_ms for free, count in zip(slots_ms, early, strict=True))
-        rounds, index = divmod(ahead - sum(early), len(level))
-        return level[index] + rounds * task_ms
-    low, high = slots_ms[0], latest
-    while high - low > 0.5:  # the earliest time by which `ahead` + 1 tasks have started
-        middle = (low + high) / 2
-        started = sum(int((middle - free) // task_ms) + 1 for free in slots_ms if free <= middle)
-        if started > ahead:
-            high = middle
-        else:
-            low = middle
-    return high
+    # By `level` at most `ahead` + 1 tasks have started, were the slots to start parts of tasks,
+    # and so at most as many whole ones; at least that many less one for each slot in use.
+    in_use, sum_ms = 0, 0.0
+    level = slots_ms[0]
+    for free in slots_ms:
+        if in_use and (task_ms * (ahead + 1 - in_use) + sum_ms) / in_use <= free:
+            break
+        in_use += 1
+        sum_ms += free
+        level = free
+    level = max(level, (task_ms * (ahead + 1 - in_use) + sum_ms) / in_use)
+    turns = [(level - free) // task_ms + 1 for free in slots_ms[:in_use]]
+    missing = ahead + 1 - int(sum(turns))
+    if missing <= 0:
+        return level
+    # Each slot starts one more within the next `task_ms`; the last that is missing is the task.
+    following = [free + turn * task_ms for free, turn in zip(slots_ms, turns, strict=False)]
+    return sorted((*following, *slots_ms[in_use:]))[missing - 1]

@@ -22,7 +22,8 @@ from orchestrator_core.on_time import Forecast, OnTimeHistory
 from orchestrator_core.placement import topology
 from orchestrator_core.placement.anti_affinity import TenantSpread
 from orchestrator_core.placement.filter import serving
-from orchestrator_core.placement.pick import Wish
+from orchestrator_core.placement.free_slots import FreeSlots
+from orchestrator_core.placement.pick import Wish, pick
 from orchestrator_core.pool import PoolSpec
 from orchestrator_core.preemption_window import PreemptionWindow
 from orchestrator_core.queueing.pool_queue import PoolQueue
@@ -110,6 +111,7 @@ class Pool:
         self._spread: TenantSpread | None = None
         self._neighbours: list[Replica] = []  # every replica, where some have a known topology
         self._serving: list[Replica] = []
+        self._free = FreeSlots()  # of those
         self._ctx = spec.ctx
         self._ends: list[tuple[float, int]] = []  # when running tasks should end; sorted
         self._active: dict[str, int] = {}  # running and resuming tasks by tenant
@@ -141,11 +143,8 @@ class Pool:
         return self._ctx
 
     def slots_free(self) -> int:
-        """Free slots for new work. O(replicas)."""
-        free = 0
-        for replica in self._serving:
-            free += replica.slots_free
-        return free
+        """Free slots for new work. O(1)."""
+        return self._free.total
 
     def repin(self) -> None:
         """Take notice of what is Ready; call it after every change of replicas, and of tasks.
@@ -158,6 +157,7 @@ class Pool:
         held += [live.group for _, live in self.resuming if live.group is not None]
         self.replicas.repin(held)
         self._serving = serving(self.replicas, self.group)
+        self._free = FreeSlots(self._serving)
         self._spread = self._spread_of_running()
         everyone = list(self.replicas)
         self._neighbours = everyone if topology.is_known(everyone) else []
@@ -177,9 +177,20 @@ class Pool:
             return None
         return Wish(task, self._spread, reuse, self._neighbours)
 
+    def serves(self, replica: Replica) -> bool:
+        """Whether the replica is one of `serving`. O(1)."""
+        return replica in self._free
+
+    def place(self, task: Task, preferred: Replica | None) -> Replica | None:
+        """The replica for a task that starts anew; None without a free slot. O(log replicas), and
+        O(replicas) for one that wishes more than load and affinity."""
+        if (wish := self.wish(task)) is None:
+            return self._free.roomiest(preferred)
+        return pick(self._serving, None, preferred, wish=wish)
+
     def begin(self, live: LiveTask, replica: Replica, now_ms: int) -> None:
         """`live` runs on `replica` from now on; a slot is leased, its attempt counted."""
-        replica.acquire()
+        self._free.acquire(replica)
         live.stage, live.replica, live.group = Stage.RUNNING, replica, replica.group
         live.attempt += 1
         live.yielding = False
@@ -195,7 +206,7 @@ class Pool:
         replica = live.replica
         assert replica is not None  # Stage.RUNNING has one
         self._count_spread(live, -1)
-        replica.release()
+        self._free.release(replica)
         self.replicas.forget_if_gone(replica)
         del self.running[live.task.key]
         del self._ends[bisect_left(self._ends, (live.expected_end_ms, live.sequence))]

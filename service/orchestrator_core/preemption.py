@@ -93,13 +93,12 @@ def interruptible(pool: Pool, urgent: Task, now_ms: int) -> list[LiveTask]:
     """Running tasks that may make way for an urgent one, the smallest loss first: the lowest
     priority, then the least work to repeat, then the latest arrival. O(running)."""
     protected = pool.spec.preemption.protected
-    serving = pool.serving()
     found = []
     for live in pool.running.values():
         task, replica = live.task, live.replica
         if task.priority.rank <= urgent.priority.rank or task.priority in protected:
             continue
-        if replica is None or not replica.spec.interruptible or replica not in serving:
+        if replica is None or not replica.spec.interruptible or not pool.serves(replica):
             continue
         if task.workload is not Workload.COMPLETION or live.interruptions >= MAX_INTERRUPTIONS:
             continue

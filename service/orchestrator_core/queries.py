@@ -112,8 +112,7 @@ class Queries:
     def unpinned(self, pool_id: str) -> tuple[str, ...]:
         """Ready replicas that get no work because the pool is pinned to another set (ORCH-3046)."""
         pool = self._pool(pool_id)
-        serving = pool.serving()
-        return tuple(r.spec.id for r in pool.replicas if r.ready and r not in serving)
+        return tuple(r.spec.id for r in pool.replicas if r.ready and not pool.serves(r))
 
     def describe(self) -> str:
         """The whole state as text, the same for the same state; for transcripts and people."""

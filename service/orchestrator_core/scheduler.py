@@ -278,7 +278,7 @@ class Scheduler(queries.Queries):
         """Give a task that waits no more one of the free slots of its pool."""
         pool, task = live.pool, live.task
         preferred = None if task.kv_hint == "cold" else live.session.preferred()
-        replica = pick(pool.serving(), None, preferred, wish=pool.wish(task))
+        replica = pool.place(task, preferred)
         if replica is None:
             raise InvariantViolation(f"pool {pool.spec.id} counts a free slot that nobody has")
         pool.count_active(task.tenant, +1)

@@ -21,6 +21,7 @@ from orchestrator_core.events import (
 )
 from orchestrator_core.limits import Limits
 from orchestrator_core.placement.anti_affinity import TenantSpread
+from orchestrator_core.placement.free_slots import FreeSlots
 from orchestrator_core.placement.pick import Wish, pick
 from orchestrator_core.placement.prefix_tree import PrefixTree
 from orchestrator_core.placement.score import saved_ratio, score
@@ -315,3 +316,31 @@ def test_no_task_is_placed_outside_ready_replicas_of_its_pool_and_one_version(
                     books.book(scheduler.step(ReplicaReady(spec), T0_MS))
             case _:
                 pass
+
+
+@pytest.mark.req("OC-CORE-1010", "OC-CORE-1012", partial="load and affinity")
+@given(
+    slots=st.lists(st.integers(0, 3), min_size=1, max_size=5),
+    moves=st.lists(st.tuples(st.booleans(), st.integers(0, 4), st.integers(0, 5)), max_size=60),
+)
+def test_the_roomiest_replica_is_the_one_that_a_look_at_all_picks(
+    slots: list[int], moves: list[tuple[bool, int, int]]
+) -> None:
+    group = ReplicaSet("set", SET_KEY, Limits())
+    replicas = [
+        Replica(make_replica(f"r{number}", slots=total), group, 0)
+        for number, total in enumerate(slots)
+    ]
+    stranger = Replica(make_replica("z", slots=100), group, 0)
+    free = FreeSlots(replicas)
+
+    for leases, at, wanted in moves:
+        replica = [*replicas, stranger][at % (len(replicas) + 1)]
+        if leases and replica.slots_free:
+            free.acquire(replica)
+        elif not leases and replica.leased:
+            free.release(replica)
+        preferred = [*replicas, None][wanted % (len(replicas) + 1)]
+
+        assert free.total == sum(r.slots_free for r in replicas)
+        assert free.roomiest(preferred) is pick(replicas, None, preferred)

@@ -19,6 +19,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Iterator
 from dataclasses import dataclass
+from heapq import heapify, heappop, heappush
 
 from orchestrator_core.pool import FullPolicy, PoolSpec, PriorityPolicy, TenantPolicy
 from orchestrator_core.queueing.flow import Flow, turn_of
@@ -43,7 +44,7 @@ class Room:
 class _PriorityClass:
     """Waiting tasks of one priority."""
 
-    __slots__ = ("arrivals", "cost_tokens", "flows", "policy", "shares")
+    __slots__ = ("arrivals", "cost_tokens", "due", "flows", "policy", "shares")
 
     def __init__(self, policy: PriorityPolicy) -> None:
         self.policy = policy
@@ -51,10 +52,20 @@ class _PriorityClass:
         self.shares = FairShare()
         self.arrivals: OrderedDict[str, tuple[int, Task]] = OrderedDict()
         self.cost_tokens = 0
+        # Heap of (deadline, tenant): every flow's head is in it, and some that are heads no more.
+        self.due: list[tuple[int, str]] = []
 
-    def backlog(self) -> Iterator[tuple[str, int, int]]:
-        for tenant, flow in self.flows.items():
-            yield tenant, flow.size, flow.cost_tokens
+    def watch(self, head: Task) -> None:
+        """`head` is the first of its flow now: `expire` will look at it when its time is over."""
+        heappush(self.due, (head.deadline_at_ms, head.tenant))
+        if len(self.due) > 4 * len(self.flows) + 64:
+            self.due = [(flow.head.deadline_at_ms, name) for name, flow in self.flows.items()]
+            heapify(self.due)
+
+    def backlog(self, tenant: str) -> tuple[int, int]:
+        """Waiting tasks of a tenant that has some, and their tokens."""
+        flow = self.flows[tenant]
+        return flow.size, flow.cost_tokens
 
 
 class PoolQueue:
@@ -148,6 +159,8 @@ class PoolQueue:
             elif not held:
                 self._root.hold(task.priority, False)
         flow.push(turn, task)
+        if flow.head is task:
+            cls.watch(task)
         cls.arrivals[task.key] = (turn, task)
         self._size += 1
         cls.cost_tokens += task.cost_tokens
@@ -218,11 +231,15 @@ class PoolQueue:
         return {tenant for cls in self._classes.values() for tenant in cls.flows}
 
     def expire(self, now_ms: int) -> list[Task]:
-        """Take out what waits past its deadline, by priority, tenant, deadline. O(flows)."""
+        """Take out what waits past its deadline, by priority, tenant, deadline. O(log n) each."""
         expired = []
         for cls in self._classes.values():
-            for tenant in sorted(cls.flows):
-                flow = cls.flows[tenant]
+            late = set()
+            while cls.due and cls.due[0][0] <= now_ms:
+                late.add(heappop(cls.due)[1])
+            for tenant in sorted(late):
+                if (flow := cls.flows.get(tenant)) is None:
+                    continue
                 while flow.size and flow.head.deadline_at_ms <= now_ms:
                     expired.append(flow.head)
                     self._take(cls, flow.head)
@@ -232,28 +249,23 @@ class PoolQueue:
         """How many waiting tasks go before `task`, were nothing else to arrive; it may but need not
         wait here already. Exact within a flow and between flows of equally expensive tasks, else an
         estimate from each flow's average; held flows count as absent; those of a lower priority
-        count unless `count_below` is false. O(flows + log n)."""
+        count unless `count_below` is false. With more than `wfq.MEMBERS_COUNTED` flows due before
+        it, an estimate from as many of them. O(log n)."""
         cls = self._classes[task.priority]
         flow = cls.flows.get(task.tenant)
         own, own_tokens = flow.ahead(turn_of(task, sequence)) if flow is not None else (0, 0)
         weight = self.tenant(task.tenant).weight
-        siblings, sibling_tokens = cls.shares.ahead(
-            task.tenant,
-            own_tokens,
-            weight,
-            0,
-            cls.backlog() if len(cls.flows) > 1 or flow is None else (),
-        )
-        others = [
-            (priority, len(other.arrivals), other.cost_tokens)
-            for priority, other in self._classes.items()
-            if other is not cls
-            and other.arrivals
-            and (count_below or other.policy.name.rank < task.priority.rank)
-        ]
+        siblings, sibling_tokens = cls.shares.ahead(task.tenant, own_tokens, weight, 0, cls.backlog)
         rank = task.priority.rank
+
+        def backlog(priority: str) -> tuple[int, int] | None:
+            other = self._classes[priority]
+            if count_below or other.policy.name.rank < rank:
+                return len(other.arrivals), other.cost_tokens
+            return None
+
         above, _ = self._root.ahead(
-            task.priority, own_tokens + sibling_tokens, cls.policy.weight, rank, others
+            task.priority, own_tokens + sibling_tokens, cls.policy.weight, rank, backlog
         )
         return own + siblings + above
 
@@ -268,12 +280,15 @@ class PoolQueue:
     def _take(self, cls: _PriorityClass, task: Task) -> None:
         turn, _ = cls.arrivals.pop(task.key)
         flow = cls.flows[task.tenant]
+        was_head = flow.head is task
         flow.remove(turn)
         self._size -= 1
         cls.cost_tokens -= task.cost_tokens
         self.cost_tokens -= task.cost_tokens
         self.prompt_tokens -= task.prompt_tokens
         if flow.size:
+            if was_head:
+                cls.watch(flow.head)
             return
         del cls.flows[task.tenant]
         cls.shares.retire(task.tenant)

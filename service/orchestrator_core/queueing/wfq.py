@@ -11,7 +11,7 @@ Goyal, Guo, Vin, OSDI 1996. Requirements: ORCH-3075, ORCH-3077, OC-CORE-1004.
 from __future__ import annotations
 
 from bisect import bisect_left, insort
-from collections.abc import Iterable
+from collections.abc import Callable
 
 # Virtual time units per token at weight 1: the least common multiple of 1..16, so that the usual
 # weights divide it exactly and tags stay integers.
@@ -19,6 +19,9 @@ UNITS_PER_TOKEN = 720_720
 
 # Idle members are forgotten in sweeps; below this many it is not worth a sweep.
 SWEEP_MEMBERS = 64
+
+# Of more members than this, a sample of as many tells how much is before a task.
+MEMBERS_COUNTED = 32
 
 _Tag = tuple[int, int, int, str]  # start, rank, activation, key
 
@@ -114,15 +117,18 @@ class FairShare:
         own_tokens: int,
         weight: int,
         rank: int,
-        others: Iterable[tuple[str, int, int]],
+        backlog: Callable[[str], tuple[int, int] | None],
     ) -> tuple[int, int]:
         """Tasks of others (and their tokens) that go before `key` has used `own_tokens` more.
 
-        Exact where each member's tasks cost the same, else an estimate from their averages.
+        Exact where each member's tasks cost the same, else an estimate from their averages. Where
+        more than `MEMBERS_COUNTED` are due before, as many of them, evenly spread over their
+        order, stand for all. O(log members).
 
         Args:
             weight, rank: what `key` would be activated with, if it is not backlogged.
-            others: (key, waiting tasks, their tokens); `key` itself is ignored. O(others).
+            backlog: (waiting tasks, their tokens) of a member; None leaves it out. `key` itself is
+                ignored.
         """
         member = self._members.get(key)
         if member is not None and member.backlogged:
@@ -132,11 +138,14 @@ class FairShare:
             activation = self._activations + 1
         start += own_tokens * UNITS_PER_TOKEN // weight
         tasks_before = tokens_before = 0
-        members = self._members
-        for other_key, tasks, tokens in others:
-            other = members.get(other_key)
-            if other is None or other_key == key or other.tag is None or other.start > start:
+        members, order = self._members, self._order
+        due = bisect_left(order, (start + 1,))
+        counted = min(due, MEMBERS_COUNTED)
+        for number in range(counted):
+            other_key = order[number * due // counted][3]
+            if other_key == key or (waiting := backlog(other_key)) is None:
                 continue
+            other, (tasks, tokens) = members[other_key], waiting
             # The j-th of its tasks starts at other.start + j * (tokens / tasks) / weight.
             per_task = max(tokens, tasks) * UNITS_PER_TOKEN
             before, rest = divmod((start - other.start) * tasks * other.weight, per_task)
@@ -145,6 +154,8 @@ class FairShare:
             before = min(before, tasks)
             tasks_before += before
             tokens_before += before * tokens // tasks
+        if due > counted:
+            return tasks_before * due // counted, tokens_before * due // counted
         return tasks_before, tokens_before
 
     def describe(self) -> str:

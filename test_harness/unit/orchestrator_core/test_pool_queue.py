@@ -235,6 +235,51 @@ def test_expired_tasks_leave_and_the_others_stay() -> None:
     assert named(queue, 2) == ["acme/later"]
 
 
+def test_every_task_of_a_flow_expires_at_its_own_deadline() -> None:
+    queue = PoolQueue(make_pool(capacity=1_000, batch=1_000))
+    # Heads change by arrival (each is due before the last), by leaving, and by expiry.
+    fill(
+        queue,
+        *(
+            make_task(f"t{due}", priority=BATCH, deadline_at_ms=T0_MS + due)
+            for due in range(90, 0, -1)
+        ),
+    )
+    for due in range(1, 41):
+        queue.remove(f"acme/t{due}")
+
+    assert queue.expire(T0_MS + 40) == []
+    for due in range(41, 91):
+        assert [task.key for task in queue.expire(T0_MS + due)] == [f"acme/t{due}"]
+    assert len(queue) == 0
+
+
+def test_what_is_watched_for_deadlines_stays_in_proportion_to_the_flows() -> None:
+    queue = PoolQueue(make_pool())
+
+    for number in range(2_000):
+        queue.push(make_task(f"t{number}", deadline_at_ms=T0_MS + 9_999 - number), number)
+        queue.remove(f"acme/t{number}")
+
+    assert len(queue._classes[INTERACTIVE].due) <= 100
+
+
+@pytest.mark.req("ORCH-2001", partial="the position among many flows is an estimate")
+def test_among_many_flows_a_sample_of_them_tells_the_position() -> None:
+    queue = PoolQueue(make_pool(capacity=10_000, batch=10_000))
+    tasks = [
+        make_task(f"t{turn}-{tenant}", tenant=f"n{tenant}", priority=BATCH)
+        for turn in range(3)
+        for tenant in range(1_000)
+    ]
+    fill(queue, *tasks)
+    newest = make_task("new", tenant="n500", priority=BATCH, deadline_at_ms=T0_MS + 10**9)
+
+    # Its turn is the fourth of its tenant: three of each of the 1000 go before, and of the fourth
+    # nobody has one yet.
+    assert queue.position(newest, 10_000) == pytest.approx(3_000, rel=0.1)
+
+
 def test_sums_of_tokens_return_to_zero() -> None:
     queue = PoolQueue(make_pool())
     fill(queue, make_task("a"), make_task("b", priority=BATCH), make_task("c", tenant="z"))

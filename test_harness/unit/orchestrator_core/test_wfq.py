@@ -118,7 +118,7 @@ def test_tasks_ahead_follow_from_tags_and_weights() -> None:
 
     # light's third task starts after 200 of its tokens; by then heavy, at four times the weight,
     # has started those of its 100-token tasks that begin at or before 800 tokens: nine of them.
-    tasks, tokens = shares.ahead("light", 200, 1, 1, [("heavy", 50, 5000), ("light", 9, 900)])
+    tasks, tokens = shares.ahead("light", 200, 1, 1, {"heavy": (50, 5000), "light": (9, 900)}.get)
 
     assert (tasks, tokens) == (9, 900)
 
