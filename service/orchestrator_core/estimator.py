@@ -15,7 +15,7 @@ from orchestrator_core.task import Task, Workload
 
 # Of more slots than this callers pass a sample, and its share of the tasks ahead: a prediction then
 # costs O(this) at most.
-MAX_SLOTS_MODELLED = 64
+MAX_SLOTS_MODELLED = 32
 
 # Scale of a logistic distribution with standard deviation 1: sqrt(3) / pi.
 _LOGISTIC_SCALE_RATIO = 0.5513

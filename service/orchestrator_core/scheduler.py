@@ -159,7 +159,8 @@ class Scheduler(queries.Queries):
             return
         pool.queue.push(task, live.sequence)
         if not place.at_once and not place.relief.running:
-            effects.append(self._promise(live, now_ms))
+            as_asked = place.victim is None and not place.relief.waiting
+            effects.append(self._promise(live, now_ms, place.wait if as_asked else None))
             return
         dispatched: list[Effect] = []
         for victim in place.relief.running:
@@ -179,14 +180,18 @@ class Scheduler(queries.Queries):
         session.reserve(reservation)
         return live
 
-    def _promise(self, live: LiveTask, now_ms: int) -> Admitted:
+    def _promise(
+        self, live: LiveTask, now_ms: int, wait: tuple[int, int] | None = None
+    ) -> Admitted:
         pool, key = live.pool, live.task.key
         if live.stage is Stage.RUNNING:
             live.admission_forecast = live.admission_forecast or live.start_forecast
             return Admitted(key, pool.spec.id, 0, 0, 0)
-        ahead = self._ahead(live)
+        if wait is None:
+            ahead = self._ahead(live)
+            wait = ahead, pool.start_delay_ms(ahead, now_ms)
+        ahead, start_ms = wait[0], max(wait[1], 1)
         backoff_ms = min(pool.drain_to_half_ms(now_ms), MAX_RETRY_MS)
-        start_ms = max(pool.start_delay_ms(ahead, now_ms), 1)
         if live.admission_forecast is None:  # the same task may be asked for again
             live.admission_forecast = pool.forecast(live, start_ms, now_ms)
         return Admitted(key, pool.spec.id, ahead, start_ms, backoff_ms)

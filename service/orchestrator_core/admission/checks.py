@@ -35,13 +35,15 @@ MAX_RETRY_MS = 60_000
 
 class Place(NamedTuple):
     """Where the task may go; `victim` leaves that pool's full queue for it, and what `relief` says
-    makes way so that it is on time."""
+    makes way so that it is on time. `wait` is (tasks before it, milliseconds to its start) as far
+    as that was asked; it holds while nobody makes way."""
 
     pool: Pool
     reservation: Reservation
     at_once: bool
     victim: Task | None
     relief: Relief = NO_RELIEF
+    wait: tuple[int, int] | None = None
 
 
 def find_place(
@@ -156,7 +158,11 @@ def _place_in(
     if refused is not None:
         return replace(refused, engine=task.engine, pool_id=pool.spec.id)
     at_once = pool.slots_free() > 0 and not pool.queue.is_held(task.tenant)
-    late = _deadline_refusal(pool, task, service_ms, sequence, at_once, now_ms)
+    wait: tuple[int, int] | None = None
+    if not at_once and (service_ms or task.deadline_at_ms <= now_ms):
+        ahead = pool.position(task, sequence)
+        wait = ahead, pool.start_delay_ms(ahead, now_ms)
+    late = _deadline_refusal(pool, task, service_ms, wait[1] if wait else 0, now_ms)
     if at_once:
         return late or Place(pool, reservation, True, None)
     room = pool.queue.find_room(task.priority)
@@ -169,7 +175,7 @@ def _place_in(
         return late
     if room is None:
         return _full(pool, task, now_ms)
-    return Place(pool, reservation, False, room.victim, relief or NO_RELIEF)
+    return Place(pool, reservation, False, room.victim, relief or NO_RELIEF, wait)
 
 
 def _relief(pool: Pool, task: Task, sequence: int, now_ms: int) -> Relief | None:
@@ -180,13 +186,12 @@ def _relief(pool: Pool, task: Task, sequence: int, now_ms: int) -> Relief | None
 
 
 def _deadline_refusal(
-    pool: Pool, task: Task, service_ms: int, sequence: int, at_once: bool, now_ms: int
+    pool: Pool, task: Task, service_ms: int, start_ms: int, now_ms: int
 ) -> Refusal | None:
     """Whether the task would end too late; only the clock decides until speed is known."""
     slack_ms = task.deadline_at_ms - now_ms
     if slack_ms > 0 and not service_ms:
         return None
-    start_ms = 0 if at_once else pool.start_delay_ms(pool.position(task, sequence), now_ms)
     promise_ms = start_ms + max(service_ms, 1)
     if promise_ms <= slack_ms:
         return None

@@ -21,7 +21,7 @@ UNITS_PER_TOKEN = 720_720
 SWEEP_MEMBERS = 64
 
 # Of more members than this, a sample of as many tells how much is before a task.
-MEMBERS_COUNTED = 32
+MEMBERS_COUNTED = 16
 
 _Tag = tuple[int, int, int, str]  # start, rank, activation, key
 
