@@ -94,6 +94,8 @@ class Dispatcher:
         self.telemetry.started(job, replica)
         if job.preempted:
             self._resume(job)
+        elif job.failovers:
+            self._tell(job)  # which replica took over
         attempt = Attempt(self, job, replica)
         self._running[job.task.key] = attempt
         self.idle.clear()
