@@ -2,7 +2,7 @@
 
 A longer look at one of them, decile by decile:
 
-    llama-orch simulate --poisson --tasks 20000 --rate 16 --replicas 8 --seed 3 \
+    llama-orch simulate --poisson --tasks 20000 --rate 16 --replicas 8 --slots 4 --seed 3 \
       --deadlines interactive=2000:10000,batch=2000:60000
 """
 
