@@ -3,7 +3,7 @@
 A longer look at one of them, decile by decile:
 
     llama-orch simulate --poisson --tasks 20000 --rate 16 --replicas 8 --slots 4 --seed 3 \
-      --deadlines interactive=2000:10000,batch=2000:60000
+      --deadlines interactive=2:10,batch=2:60
 """
 
 from __future__ import annotations
