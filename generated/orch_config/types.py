@@ -34,6 +34,8 @@ class Platform(msgspec.Struct, kw_only=True, frozen=True):
 
     # Workers may run without a GPU. For demos and CI; shown in logs, capabilities and metrics.
     cpu_carve_out: bool = False
+    # Distance of looks at the GPUs (NVML), in milliseconds; 0 looks never.
+    gpu_telemetry_ms: Annotated[int, Meta(ge=0, le=3600000)] = 1000
 
 
 class ApiKey(msgspec.Struct, kw_only=True, frozen=True):
@@ -191,6 +193,61 @@ class Policy(msgspec.Struct, kw_only=True, frozen=True):
     ] = ()
 
 
+class InteractiveSlo(msgspec.Struct, kw_only=True, frozen=True):
+    """Objectives of interactive tasks; null is no objective."""
+
+    # 95 % of the tasks have their first token so soon after their admission.
+    first_token_p95_ms: Annotated[int, Meta(ge=1, le=3600000)] | None = 900
+    # 95 % of the tasks have decoded 64 tokens (all of them, where they are fewer) so soon after their admission.
+    tokens_64_p95_ms: Annotated[int, Meta(ge=1, le=3600000)] | None = 2500
+    # At most this share of the tasks fails: a typed error that is neither the client's nor its deadline's.
+    error_ratio: Annotated[float, Meta(ge=0, le=1)] | None = 0.005
+
+
+class BatchSlo(msgspec.Struct, kw_only=True, frozen=True):
+    """Objectives of batch tasks; null is no objective."""
+
+    # Tokens per second of batch tasks against the most that the slots left to them could decode, while some wait.
+    throughput_ratio: Annotated[float, Meta(ge=0, le=1)] | None = 0.8
+    # At most this share of the tasks fails.
+    error_ratio: Annotated[float, Meta(ge=0, le=1)] | None = 0.01
+
+
+class Slos(msgspec.Struct, kw_only=True, frozen=True):
+    """Service level objectives by priority, measured over a sliding window of every pool (ORCH-3041)."""
+
+    # Length of the window, in seconds.
+    window_s: Annotated[int, Meta(ge=10, le=86400)] = 300
+    # Objectives of interactive tasks; null is no objective.
+    interactive: InteractiveSlo = msgspec.field(default_factory=lambda: InteractiveSlo())
+    # Objectives of batch tasks; null is no objective.
+    batch: BatchSlo = msgspec.field(default_factory=lambda: BatchSlo())
+
+
+class Memory(msgspec.Struct, kw_only=True, frozen=True):
+    """What is checked before an engine is launched, and what may give when it does not fit (ORCH-3003, ORCH-3039)."""
+
+    # Compare the estimate of the model's file with the free memory of GPUs and host; false launches and sees.
+    check: bool = True
+    # Share of the total memory that stays free beside the estimate.
+    headroom_ratio: Annotated[float, Meta(ge=0, le=0.9)] = 0.05
+    # With too little memory, down to so many slots may be launched; null keeps `launch.slots`.
+    slots_min: Annotated[int, Meta(ge=1, le=4096)] | None = None
+    # With too little memory, the context per task may shrink down to this; null keeps `ctx`.
+    ctx_min: Annotated[int, Meta(ge=1, le=2147483647)] | None = None
+
+
+class Restarts(msgspec.Struct, kw_only=True, frozen=True):
+    """When an engine that fails again and again is left alone (ORCH-3053)."""
+
+    # Failures within `window_s` after which the replica is Broken.
+    max_failures: Annotated[int, Meta(ge=1, le=1000)] = 8
+    # Seconds in which failures are counted.
+    window_s: Annotated[int, Meta(ge=1, le=86400)] = 300
+    # Seconds that a Broken replica rests before one more start is tried.
+    broken_s: Annotated[int, Meta(ge=1, le=86400)] = 120
+
+
 class Queue(msgspec.Struct, kw_only=True, frozen=True):
     """The pool's bounded queue (ORCH-3004, ORCH-3005)."""
 
@@ -224,6 +281,10 @@ class Tenant(msgspec.Struct, kw_only=True, frozen=True):
     max_concurrent: Annotated[int, Meta(ge=1, le=1000000)] | None = None
     # Tasks per second, with a burst of max(1, rps); null is unlimited.
     rps: Annotated[float, Meta(le=1000000, gt=0)] | None = None
+    # Prompt and decoded tokens per minute, with a burst of one minute's worth: reserved at admission (prompt + max_tokens), settled when the task ends. Null is unlimited.
+    tokens_per_minute: Annotated[int, Meta(ge=1, le=9223372036854775807)] | None = None
+    # KV cache that its running tasks may take in this pool (ctx of the task times the model's bytes per token, scratch included); more wait, and a task that alone is larger is refused. Has no effect where the engine does not tell its bytes per token. Null is unlimited.
+    kv_bytes: Annotated[int, Meta(ge=1, le=9223372036854775807)] | None = None
 
 
 class Fairness(msgspec.Struct, kw_only=True, frozen=True):
@@ -233,6 +294,17 @@ class Fairness(msgspec.Struct, kw_only=True, frozen=True):
     kind: Literal["wfq"] = "wfq"
     # Tenants with a weight or quota of their own; all others have weight 1 and no quota.
     tenants: Annotated[tuple[Tenant, ...], Meta(max_length=4096)] = ()
+
+
+class CircuitBreaker(msgspec.Struct, kw_only=True, frozen=True):
+    """Sheds the lowest priority first while an objective of a higher one stays violated, and closes again (ORCH-3040)."""
+
+    # Whether it sheds at all.
+    enabled: bool = False
+    # An objective has to be violated for so long before the lowest priority that is still admitted is refused; after as long again the next one above it.
+    open_after_s: Annotated[int, Meta(ge=1, le=86400)] = 30
+    # Every objective has to hold for so long before the priority that was refused last is admitted again.
+    close_after_s: Annotated[int, Meta(ge=1, le=86400)] = 60
 
 
 class Admission(msgspec.Struct, kw_only=True, frozen=True):
@@ -245,6 +317,8 @@ class Admission(msgspec.Struct, kw_only=True, frozen=True):
     )
     # How tenants share the pool.
     fairness: Fairness = msgspec.field(default_factory=lambda: Fairness())
+    # Sheds the lowest priority first while an objective of a higher one stays violated, and closes again (ORCH-3040).
+    circuit_breaker: CircuitBreaker = msgspec.field(default_factory=lambda: CircuitBreaker())
 
 
 class HardPreemption(msgspec.Struct, kw_only=True, frozen=True):
@@ -276,6 +350,8 @@ class Timeouts(msgspec.Struct, kw_only=True, frozen=True):
     wall_ms: Annotated[int, Meta(ge=1, le=604800000)] = 60000
     # Milliseconds without a sign of progress while decoding.
     idle_ms: Annotated[int, Meta(ge=1, le=604800000)] = 5000
+    # Milliseconds from the start of an engine to its being Ready; after that it is ended and started again.
+    preload_ms: Annotated[int, Meta(ge=100, le=604800000)] = 120000
 
 
 class Placement(msgspec.Struct, kw_only=True, frozen=True):
@@ -316,6 +392,14 @@ class Launch(msgspec.Struct, kw_only=True, frozen=True):
         ]
         | None
     ) = None
+    # Program of the engine's own command, such as a llama-server built for CUDA; null is the CPU build of llama.cpp from its package, or `vllm`, `text-generation-launcher`, `tritonserver` from PATH.
+    program: Annotated[str, Meta(min_length=1, max_length=4096)] | None = None
+    # Tasks that one engine decodes at once; null is 4 for llama.cpp and the engine's own default for the others.
+    slots: Annotated[int, Meta(ge=1, le=4096)] | None = None
+    # A small model for speculative decoding; its memory is counted (ORCH-3020). Null is none.
+    draft_model: Annotated[str, Meta(min_length=1, max_length=512)] | None = None
+    # Memory of the host that cached prefixes may take; it is counted (ORCH-3020).
+    prefix_cache_bytes: Annotated[int, Meta(ge=0, le=9223372036854775807)] = 0
     # Arguments added to the command.
     args: Annotated[tuple[Annotated[str, Meta(max_length=4096)], ...], Meta(max_length=256)] = ()
     # Environment variables added for the process.
@@ -351,6 +435,16 @@ class Pool(msgspec.Struct, kw_only=True, frozen=True):
         Annotated[tuple[Annotated[float, Meta(gt=0)], ...], Meta(min_length=1, max_length=64)]
         | None
     ) = None
+    # Its devices are alike: a model may be split evenly over them without ratios (ORCH-3012).
+    homogeneous: bool = False
+    # Other pools that say so too may launch engines on the same devices (ORCH-3011).
+    shared_devices: bool = False
+    # A decode, a cancel and a look at the figures before a replica is Ready (ORCH-3049); auto tests launched engines only.
+    self_test: Literal["auto", "always", "never"] = "auto"
+    # What is checked before an engine is launched, and what may give when it does not fit (ORCH-3003, ORCH-3039).
+    memory: Memory = msgspec.field(default_factory=lambda: Memory())
+    # When an engine that fails again and again is left alone (ORCH-3053).
+    restarts: Restarts = msgspec.field(default_factory=lambda: Restarts())
     # Load the model when the service starts (ORCH-3002).
     preload: bool = True
     # Replicas of another engine version stay out of the set (ORCH-3046).
@@ -400,5 +494,7 @@ class Config(msgspec.Struct, kw_only=True, frozen=True):
     cluster: Cluster = msgspec.field(default_factory=lambda: Cluster())
     # Policy plugins (ORCH-3048).
     policy: Policy = msgspec.field(default_factory=lambda: Policy())
+    # Service level objectives by priority, measured over a sliding window of every pool (ORCH-3041).
+    slos: Slos = msgspec.field(default_factory=lambda: Slos())
     # What is served.
     pools: Annotated[tuple[Pool, ...], Meta(max_length=1024)] = ()

@@ -37,7 +37,8 @@ LABEL_BUDGETS: dict[str, int] = {
     "policy": 8,
     "outcome": 8,
     "code": 16,
-    "operation": 32,
+    "operation": 48,
+    "objective": 8,
     "status": 32,
     "version": 4,
 }
@@ -62,8 +63,25 @@ CLOSED_LABELS: dict[str, frozenset[str]] = {
             "UNTRUSTED_ARTIFACT",
         )
     ),
+    "objective": frozenset(
+        ("first_token_p95_ms", "tokens_64_p95_ms", "error_ratio", "throughput_ratio")
+    ),
 }
 BUCKETS: dict[str, tuple[float, ...]] = {
+    "recovery_ms": (
+        10.0,
+        20.0,
+        50.0,
+        100.0,
+        200.0,
+        500.0,
+        1000.0,
+        2000.0,
+        5000.0,
+        10000.0,
+        30000.0,
+        60000.0,
+    ),
     "latency_ms": (
         1.0,
         2.0,
@@ -381,6 +399,42 @@ class ResumptionsTotal:
         return self._metric.labels(*self._budget.fit(engine))
 
 
+class SloValue:
+    """What was measured lately for an objective, in the unit that its name says."""
+
+    def __init__(self, metric: Gauge) -> None:
+        self._metric = metric
+        self._budget = LabelBudget(("engine", "pool_id", "priority", "objective"))
+
+    def labels(self, *, engine: str, pool_id: str, priority: str, objective: str) -> Gauge:
+        """The child to count in; bind it once."""
+        return self._metric.labels(*self._budget.fit(engine, pool_id, priority, objective))
+
+
+class SloAttainmentRatio:
+    """Share of the tasks lately that met the objective, 0 to 1."""
+
+    def __init__(self, metric: Gauge) -> None:
+        self._metric = metric
+        self._budget = LabelBudget(("engine", "pool_id", "priority", "objective"))
+
+    def labels(self, *, engine: str, pool_id: str, priority: str, objective: str) -> Gauge:
+        """The child to count in; bind it once."""
+        return self._metric.labels(*self._budget.fit(engine, pool_id, priority, objective))
+
+
+class AdmissionBreakerOpen:
+    """1 while the circuit breaker refuses this priority because an objective stays violated."""
+
+    def __init__(self, metric: Gauge) -> None:
+        self._metric = metric
+        self._budget = LabelBudget(("engine", "pool_id", "priority"))
+
+    def labels(self, *, engine: str, pool_id: str, priority: str) -> Gauge:
+        """The child to count in; bind it once."""
+        return self._metric.labels(*self._budget.fit(engine, pool_id, priority))
+
+
 class TasksRunning:
     """Tasks that decode."""
 
@@ -427,6 +481,18 @@ class FailoversTotal:
     def labels(self, *, engine: str, pool_id: str, outcome: str) -> Counter:
         """The child to count in; bind it once."""
         return self._metric.labels(*self._budget.fit(engine, pool_id, outcome))
+
+
+class FailoverRecoveryMs:
+    """From the loss of a task's worker to its first new token."""
+
+    def __init__(self, metric: Histogram) -> None:
+        self._metric = metric
+        self._budget = LabelBudget(("engine", "pool_id"))
+
+    def labels(self, *, engine: str, pool_id: str) -> Histogram:
+        """The child to count in; bind it once."""
+        return self._metric.labels(*self._budget.fit(engine, pool_id))
 
 
 class Slots:
@@ -499,6 +565,174 @@ class PreloadOutcomesTotal:
     def labels(self, *, engine: str, pool_id: str, outcome: str) -> Counter:
         """The child to count in; bind it once."""
         return self._metric.labels(*self._budget.fit(engine, pool_id, outcome))
+
+
+class SelfTestsTotal:
+    """Self-tests of replicas before they became Ready: passed or failed."""
+
+    def __init__(self, metric: Counter) -> None:
+        self._metric = metric
+        self._budget = LabelBudget(("engine", "pool_id", "outcome"))
+
+    def labels(self, *, engine: str, pool_id: str, outcome: str) -> Counter:
+        """The child to count in; bind it once."""
+        return self._metric.labels(*self._budget.fit(engine, pool_id, outcome))
+
+
+class OomEventsTotal:
+    """Engines that ended for want of memory: vram or host-ram."""
+
+    def __init__(self, metric: Counter) -> None:
+        self._metric = metric
+        self._budget = LabelBudget(("engine", "pool_id", "reason"))
+
+    def labels(self, *, engine: str, pool_id: str, reason: str) -> Counter:
+        """The child to count in; bind it once."""
+        return self._metric.labels(*self._budget.fit(engine, pool_id, reason))
+
+
+class DriverResetEventsTotal:
+    """Errors of driver and GPU: cuda-error, xid, ecc, gpu-lost or reset."""
+
+    def __init__(self, metric: Counter) -> None:
+        self._metric = metric
+        self._budget = LabelBudget(("engine", "pool_id", "reason"))
+
+    def labels(self, *, engine: str, pool_id: str, reason: str) -> Counter:
+        """The child to count in; bind it once."""
+        return self._metric.labels(*self._budget.fit(engine, pool_id, reason))
+
+
+class ReloadsTotal:
+    """Reloads of pools by how they ended: switched, canary, promoted, rolled-back or failed."""
+
+    def __init__(self, metric: Counter) -> None:
+        self._metric = metric
+        self._budget = LabelBudget(("engine", "pool_id", "outcome"))
+
+    def labels(self, *, engine: str, pool_id: str, outcome: str) -> Counter:
+        """The child to count in; bind it once."""
+        return self._metric.labels(*self._budget.fit(engine, pool_id, outcome))
+
+
+class DrainsTotal:
+    """Drains of pools and replicas by how they ended: idle, deadline or lifted."""
+
+    def __init__(self, metric: Counter) -> None:
+        self._metric = metric
+        self._budget = LabelBudget(("engine", "pool_id", "outcome"))
+
+    def labels(self, *, engine: str, pool_id: str, outcome: str) -> Counter:
+        """The child to count in; bind it once."""
+        return self._metric.labels(*self._budget.fit(engine, pool_id, outcome))
+
+
+class ConfigReloadsTotal:
+    """Hot reloads of the configuration: applied, unchanged, rejected or reverted."""
+
+    def __init__(self, metric: Counter) -> None:
+        self._metric = metric
+        self._budget = LabelBudget(("outcome",))
+
+    def labels(self, *, outcome: str) -> Counter:
+        """The child to count in; bind it once."""
+        return self._metric.labels(*self._budget.fit(outcome))
+
+
+class GpuMemoryTotalBytes:
+    """Memory of the GPU."""
+
+    def __init__(self, metric: Gauge) -> None:
+        self._metric = metric
+        self._budget = LabelBudget(("device",))
+
+    def labels(self, *, device: str) -> Gauge:
+        """The child to count in; bind it once."""
+        return self._metric.labels(*self._budget.fit(device))
+
+
+class GpuMemoryUsedBytes:
+    """Memory of the GPU in use by anybody."""
+
+    def __init__(self, metric: Gauge) -> None:
+        self._metric = metric
+        self._budget = LabelBudget(("device",))
+
+    def labels(self, *, device: str) -> Gauge:
+        """The child to count in; bind it once."""
+        return self._metric.labels(*self._budget.fit(device))
+
+
+class GpuTemperatureCelsius:
+    """Temperature of the GPU."""
+
+    def __init__(self, metric: Gauge) -> None:
+        self._metric = metric
+        self._budget = LabelBudget(("device",))
+
+    def labels(self, *, device: str) -> Gauge:
+        """The child to count in; bind it once."""
+        return self._metric.labels(*self._budget.fit(device))
+
+
+class GpuPowerWatts:
+    """Power that the GPU draws."""
+
+    def __init__(self, metric: Gauge) -> None:
+        self._metric = metric
+        self._budget = LabelBudget(("device",))
+
+    def labels(self, *, device: str) -> Gauge:
+        """The child to count in; bind it once."""
+        return self._metric.labels(*self._budget.fit(device))
+
+
+class GpuSmClockMhz:
+    """Clock of the GPU's multiprocessors."""
+
+    def __init__(self, metric: Gauge) -> None:
+        self._metric = metric
+        self._budget = LabelBudget(("device",))
+
+    def labels(self, *, device: str) -> Gauge:
+        """The child to count in; bind it once."""
+        return self._metric.labels(*self._budget.fit(device))
+
+
+class GpuThrottled:
+    """1 while the GPU is slowed down for heat or power."""
+
+    def __init__(self, metric: Gauge) -> None:
+        self._metric = metric
+        self._budget = LabelBudget(("device",))
+
+    def labels(self, *, device: str) -> Gauge:
+        """The child to count in; bind it once."""
+        return self._metric.labels(*self._budget.fit(device))
+
+
+class GpuEccErrors:
+    """Uncorrected memory errors since the driver was loaded."""
+
+    def __init__(self, metric: Gauge) -> None:
+        self._metric = metric
+        self._budget = LabelBudget(("device",))
+
+    def labels(self, *, device: str) -> Gauge:
+        """The child to count in; bind it once."""
+        return self._metric.labels(*self._budget.fit(device))
+
+
+class GpuLost:
+    """1 while the GPU does not answer."""
+
+    def __init__(self, metric: Gauge) -> None:
+        self._metric = metric
+        self._budget = LabelBudget(("device",))
+
+    def labels(self, *, device: str) -> Gauge:
+        """The child to count in; bind it once."""
+        return self._metric.labels(*self._budget.fit(device))
 
 
 class HttpRequestsTotal:
@@ -698,6 +932,30 @@ class OrchMetrics:
                 registry=registry,
             )
         )
+        self.slo_value = SloValue(
+            Gauge(
+                "slo_value",
+                "What was measured lately for an objective, in the unit that its name says.",
+                ("engine", "pool_id", "priority", "objective"),
+                registry=registry,
+            )
+        )
+        self.slo_attainment_ratio = SloAttainmentRatio(
+            Gauge(
+                "slo_attainment_ratio",
+                "Share of the tasks lately that met the objective, 0 to 1.",
+                ("engine", "pool_id", "priority", "objective"),
+                registry=registry,
+            )
+        )
+        self.admission_breaker_open = AdmissionBreakerOpen(
+            Gauge(
+                "admission_breaker_open",
+                "1 while the circuit breaker refuses this priority because an objective stays violated.",
+                ("engine", "pool_id", "priority"),
+                registry=registry,
+            )
+        )
         self.tasks_running = TasksRunning(
             Gauge(
                 "tasks_running",
@@ -729,6 +987,15 @@ class OrchMetrics:
                 "Workers lost under a running task: resumed, mismatch, exhausted or lost.",
                 ("engine", "pool_id", "outcome"),
                 registry=registry,
+            )
+        )
+        self.failover_recovery_ms = FailoverRecoveryMs(
+            Histogram(
+                "failover_recovery_ms",
+                "From the loss of a task's worker to its first new token.",
+                ("engine", "pool_id"),
+                registry=registry,
+                buckets=BUCKETS["recovery_ms"],
             )
         )
         self.stream_readers = Gauge("stream_readers", "Open event streams.", registry=registry)
@@ -785,6 +1052,103 @@ class OrchMetrics:
                 ("engine", "pool_id", "outcome"),
                 registry=registry,
             )
+        )
+        self.self_tests_total = SelfTestsTotal(
+            Counter(
+                "self_tests_total",
+                "Self-tests of replicas before they became Ready: passed or failed.",
+                ("engine", "pool_id", "outcome"),
+                registry=registry,
+            )
+        )
+        self.oom_events_total = OomEventsTotal(
+            Counter(
+                "oom_events_total",
+                "Engines that ended for want of memory: vram or host-ram.",
+                ("engine", "pool_id", "reason"),
+                registry=registry,
+            )
+        )
+        self.driver_reset_events_total = DriverResetEventsTotal(
+            Counter(
+                "driver_reset_events_total",
+                "Errors of driver and GPU: cuda-error, xid, ecc, gpu-lost or reset.",
+                ("engine", "pool_id", "reason"),
+                registry=registry,
+            )
+        )
+        self.reloads_total = ReloadsTotal(
+            Counter(
+                "reloads_total",
+                "Reloads of pools by how they ended: switched, canary, promoted, rolled-back or failed.",
+                ("engine", "pool_id", "outcome"),
+                registry=registry,
+            )
+        )
+        self.drains_total = DrainsTotal(
+            Counter(
+                "drains_total",
+                "Drains of pools and replicas by how they ended: idle, deadline or lifted.",
+                ("engine", "pool_id", "outcome"),
+                registry=registry,
+            )
+        )
+        self.config_reloads_total = ConfigReloadsTotal(
+            Counter(
+                "config_reloads_total",
+                "Hot reloads of the configuration: applied, unchanged, rejected or reverted.",
+                ("outcome",),
+                registry=registry,
+            )
+        )
+        self.gpu_memory_total_bytes = GpuMemoryTotalBytes(
+            Gauge("gpu_memory_total_bytes", "Memory of the GPU.", ("device",), registry=registry)
+        )
+        self.gpu_memory_used_bytes = GpuMemoryUsedBytes(
+            Gauge(
+                "gpu_memory_used_bytes",
+                "Memory of the GPU in use by anybody.",
+                ("device",),
+                registry=registry,
+            )
+        )
+        self.gpu_temperature_celsius = GpuTemperatureCelsius(
+            Gauge(
+                "gpu_temperature_celsius", "Temperature of the GPU.", ("device",), registry=registry
+            )
+        )
+        self.gpu_power_watts = GpuPowerWatts(
+            Gauge("gpu_power_watts", "Power that the GPU draws.", ("device",), registry=registry)
+        )
+        self.gpu_sm_clock_mhz = GpuSmClockMhz(
+            Gauge(
+                "gpu_sm_clock_mhz",
+                "Clock of the GPU's multiprocessors.",
+                ("device",),
+                registry=registry,
+            )
+        )
+        self.gpu_throttled = GpuThrottled(
+            Gauge(
+                "gpu_throttled",
+                "1 while the GPU is slowed down for heat or power.",
+                ("device",),
+                registry=registry,
+            )
+        )
+        self.gpu_ecc_errors = GpuEccErrors(
+            Gauge(
+                "gpu_ecc_errors",
+                "Uncorrected memory errors since the driver was loaded.",
+                ("device",),
+                registry=registry,
+            )
+        )
+        self.gpu_lost = GpuLost(
+            Gauge("gpu_lost", "1 while the GPU does not answer.", ("device",), registry=registry)
+        )
+        self.model_store_bytes = Gauge(
+            "model_store_bytes", "Size of the model files in the store.", registry=registry
         )
         self.host_ram_used_bytes = Gauge(
             "host_ram_used_bytes", "Memory of the host in use.", registry=registry
@@ -986,6 +1350,30 @@ DEFINITIONS: tuple[Definition, ...] = (
         ("ORCH-3087",),
     ),
     Definition(
+        "slo_value",
+        "gauge",
+        "value",
+        ("engine", "pool_id", "priority", "objective"),
+        "What was measured lately for an objective, in the unit that its name says.",
+        ("ORCH-3041", "ORCH-2104"),
+    ),
+    Definition(
+        "slo_attainment_ratio",
+        "gauge",
+        "ratio",
+        ("engine", "pool_id", "priority", "objective"),
+        "Share of the tasks lately that met the objective, 0 to 1.",
+        ("ORCH-3028", "ORCH-3041"),
+    ),
+    Definition(
+        "admission_breaker_open",
+        "gauge",
+        "bool",
+        ("engine", "pool_id", "priority"),
+        "1 while the circuit breaker refuses this priority because an objective stays violated.",
+        ("ORCH-3040",),
+    ),
+    Definition(
         "tasks_running",
         "gauge",
         "tasks",
@@ -1015,6 +1403,14 @@ DEFINITIONS: tuple[Definition, ...] = (
         "failovers",
         ("engine", "pool_id", "outcome"),
         "Workers lost under a running task: resumed, mismatch, exhausted or lost.",
+        ("ORCH-3201",),
+    ),
+    Definition(
+        "failover_recovery_ms",
+        "histogram",
+        "ms",
+        ("engine", "pool_id"),
+        "From the loss of a task's worker to its first new token.",
         ("ORCH-3201",),
     ),
     Definition("stream_readers", "gauge", "connections", (), "Open event streams.", ("ORCH-3202",)),
@@ -1076,6 +1472,121 @@ DEFINITIONS: tuple[Definition, ...] = (
         ("engine", "pool_id", "outcome"),
         "Preloads by how they ended: ready, failed or timeout.",
         ("ORCH-3002", "ORCH-3028", "OC-POOL-3030"),
+    ),
+    Definition(
+        "self_tests_total",
+        "counter",
+        "self-tests",
+        ("engine", "pool_id", "outcome"),
+        "Self-tests of replicas before they became Ready: passed or failed.",
+        ("ORCH-3049",),
+    ),
+    Definition(
+        "oom_events_total",
+        "counter",
+        "events",
+        ("engine", "pool_id", "reason"),
+        "Engines that ended for want of memory: vram or host-ram.",
+        ("ORCH-3039", "OC-POOL-3030"),
+    ),
+    Definition(
+        "driver_reset_events_total",
+        "counter",
+        "events",
+        ("engine", "pool_id", "reason"),
+        "Errors of driver and GPU: cuda-error, xid, ecc, gpu-lost or reset.",
+        ("ORCH-3038", "ORCH-3053", "OC-POOL-3030"),
+    ),
+    Definition(
+        "reloads_total",
+        "counter",
+        "reloads",
+        ("engine", "pool_id", "outcome"),
+        "Reloads of pools by how they ended: switched, canary, promoted, rolled-back or failed.",
+        ("ORCH-2102", "ORCH-3033"),
+    ),
+    Definition(
+        "drains_total",
+        "counter",
+        "drains",
+        ("engine", "pool_id", "outcome"),
+        "Drains of pools and replicas by how they ended: idle, deadline or lifted.",
+        ("ORCH-2101",),
+    ),
+    Definition(
+        "config_reloads_total",
+        "counter",
+        "reloads",
+        ("outcome",),
+        "Hot reloads of the configuration: applied, unchanged, rejected or reverted.",
+        ("ORCH-3031",),
+    ),
+    Definition(
+        "gpu_memory_total_bytes",
+        "gauge",
+        "bytes",
+        ("device",),
+        "Memory of the GPU.",
+        ("ORCH-3028",),
+    ),
+    Definition(
+        "gpu_memory_used_bytes",
+        "gauge",
+        "bytes",
+        ("device",),
+        "Memory of the GPU in use by anybody.",
+        ("ORCH-3028",),
+    ),
+    Definition(
+        "gpu_temperature_celsius",
+        "gauge",
+        "celsius",
+        ("device",),
+        "Temperature of the GPU.",
+        ("ORCH-3028",),
+    ),
+    Definition(
+        "gpu_power_watts",
+        "gauge",
+        "watts",
+        ("device",),
+        "Power that the GPU draws.",
+        ("ORCH-3028",),
+    ),
+    Definition(
+        "gpu_sm_clock_mhz",
+        "gauge",
+        "mhz",
+        ("device",),
+        "Clock of the GPU's multiprocessors.",
+        ("ORCH-3028",),
+    ),
+    Definition(
+        "gpu_throttled",
+        "gauge",
+        "bool",
+        ("device",),
+        "1 while the GPU is slowed down for heat or power.",
+        ("ORCH-3028",),
+    ),
+    Definition(
+        "gpu_ecc_errors",
+        "gauge",
+        "errors",
+        ("device",),
+        "Uncorrected memory errors since the driver was loaded.",
+        ("ORCH-3053",),
+    ),
+    Definition(
+        "gpu_lost", "gauge", "bool", ("device",), "1 while the GPU does not answer.", ("ORCH-3053",)
+    ),
+    Definition(
+        "model_store_bytes",
+        "gauge",
+        "bytes",
+        (),
+        "Size of the model files in the store.",
+        ("ORCH-3042",),
     ),
     Definition(
         "host_ram_used_bytes",

@@ -29,6 +29,11 @@ from orchcontrol_v1.types import (
     ArtifactRef,
     Capabilities,
     CatalogModel,
+    ConfigChange,
+    ConfigReloadRequest,
+    ConfigState,
+    CordonRequest,
+    Devices,
     DrainRequest,
     ModelStateRequest,
     PoolHealth,
@@ -159,6 +164,92 @@ class AsyncOrchControlClient:
             _headers(correlation_id),
         )
         return decode(await self._transport.send(request), PoolHealth)
+
+    async def cordon_pool(
+        self, pool_id: str, body: CordonRequest, *, correlation_id: str | None = None
+    ) -> PoolHealth:
+        """Give a pool or a replica no new work. Raises `OrchError`."""
+        request = Request(
+            "POST",
+            path_of("/v1/pools/{}/cordon", pool_id),
+            msgspec.json.encode(body),
+            _headers(correlation_id),
+        )
+        return decode(await self._transport.send(request), PoolHealth)
+
+    async def resume_pool(
+        self, pool_id: str, body: CordonRequest, *, correlation_id: str | None = None
+    ) -> PoolHealth:
+        """Lift a cordon or a drain. Raises `OrchError`."""
+        request = Request(
+            "POST",
+            path_of("/v1/pools/{}/resume", pool_id),
+            msgspec.json.encode(body),
+            _headers(correlation_id),
+        )
+        return decode(await self._transport.send(request), PoolHealth)
+
+    async def promote_pool(self, pool_id: str, *, correlation_id: str | None = None) -> PoolHealth:
+        """Give a canary all of the traffic. Raises `OrchError`."""
+        request = Request(
+            "POST",
+            path_of("/v1/pools/{}/promote", pool_id),
+            None,
+            _headers(correlation_id),
+        )
+        return decode(await self._transport.send(request), PoolHealth)
+
+    async def rollback_pool(self, pool_id: str, *, correlation_id: str | None = None) -> PoolHealth:
+        """Back to the model before the last reload. Raises `OrchError`."""
+        request = Request(
+            "POST",
+            path_of("/v1/pools/{}/rollback", pool_id),
+            None,
+            _headers(correlation_id),
+        )
+        return decode(await self._transport.send(request), PoolHealth)
+
+    async def get_config(self, *, correlation_id: str | None = None) -> ConfigState:
+        """The configuration that is in force. Raises `OrchError`."""
+        request = Request(
+            "GET",
+            path_of("/v1/config"),
+            None,
+            _headers(correlation_id),
+        )
+        return decode(await self._transport.send(request), ConfigState)
+
+    async def reload_config(
+        self, body: ConfigReloadRequest, *, correlation_id: str | None = None
+    ) -> ConfigChange:
+        """Read the configuration file again. Raises `OrchError`."""
+        request = Request(
+            "POST",
+            path_of("/v1/config/reload"),
+            msgspec.json.encode(body),
+            _headers(correlation_id),
+        )
+        return decode(await self._transport.send(request), ConfigChange)
+
+    async def revert_config(self, *, correlation_id: str | None = None) -> ConfigChange:
+        """Back to the configuration before the last reload. Raises `OrchError`."""
+        request = Request(
+            "POST",
+            path_of("/v1/config/revert"),
+            None,
+            _headers(correlation_id),
+        )
+        return decode(await self._transport.send(request), ConfigChange)
+
+    async def list_devices(self, *, correlation_id: str | None = None) -> Devices:
+        """GPUs as they are now. Raises `OrchError`."""
+        request = Request(
+            "GET",
+            path_of("/v1/devices"),
+            None,
+            _headers(correlation_id),
+        )
+        return decode(await self._transport.send(request), Devices)
 
     async def list_replicasets(self, *, correlation_id: str | None = None) -> list[ReplicaSet]:
         """Replica sets with load, slots and SLO snapshots. Raises `OrchError`."""
@@ -314,6 +405,92 @@ class OrchControlClient:
             _headers(correlation_id),
         )
         return decode(self._transport.send(request), PoolHealth)
+
+    def cordon_pool(
+        self, pool_id: str, body: CordonRequest, *, correlation_id: str | None = None
+    ) -> PoolHealth:
+        """Give a pool or a replica no new work. Raises `OrchError`."""
+        request = Request(
+            "POST",
+            path_of("/v1/pools/{}/cordon", pool_id),
+            msgspec.json.encode(body),
+            _headers(correlation_id),
+        )
+        return decode(self._transport.send(request), PoolHealth)
+
+    def resume_pool(
+        self, pool_id: str, body: CordonRequest, *, correlation_id: str | None = None
+    ) -> PoolHealth:
+        """Lift a cordon or a drain. Raises `OrchError`."""
+        request = Request(
+            "POST",
+            path_of("/v1/pools/{}/resume", pool_id),
+            msgspec.json.encode(body),
+            _headers(correlation_id),
+        )
+        return decode(self._transport.send(request), PoolHealth)
+
+    def promote_pool(self, pool_id: str, *, correlation_id: str | None = None) -> PoolHealth:
+        """Give a canary all of the traffic. Raises `OrchError`."""
+        request = Request(
+            "POST",
+            path_of("/v1/pools/{}/promote", pool_id),
+            None,
+            _headers(correlation_id),
+        )
+        return decode(self._transport.send(request), PoolHealth)
+
+    def rollback_pool(self, pool_id: str, *, correlation_id: str | None = None) -> PoolHealth:
+        """Back to the model before the last reload. Raises `OrchError`."""
+        request = Request(
+            "POST",
+            path_of("/v1/pools/{}/rollback", pool_id),
+            None,
+            _headers(correlation_id),
+        )
+        return decode(self._transport.send(request), PoolHealth)
+
+    def get_config(self, *, correlation_id: str | None = None) -> ConfigState:
+        """The configuration that is in force. Raises `OrchError`."""
+        request = Request(
+            "GET",
+            path_of("/v1/config"),
+            None,
+            _headers(correlation_id),
+        )
+        return decode(self._transport.send(request), ConfigState)
+
+    def reload_config(
+        self, body: ConfigReloadRequest, *, correlation_id: str | None = None
+    ) -> ConfigChange:
+        """Read the configuration file again. Raises `OrchError`."""
+        request = Request(
+            "POST",
+            path_of("/v1/config/reload"),
+            msgspec.json.encode(body),
+            _headers(correlation_id),
+        )
+        return decode(self._transport.send(request), ConfigChange)
+
+    def revert_config(self, *, correlation_id: str | None = None) -> ConfigChange:
+        """Back to the configuration before the last reload. Raises `OrchError`."""
+        request = Request(
+            "POST",
+            path_of("/v1/config/revert"),
+            None,
+            _headers(correlation_id),
+        )
+        return decode(self._transport.send(request), ConfigChange)
+
+    def list_devices(self, *, correlation_id: str | None = None) -> Devices:
+        """GPUs as they are now. Raises `OrchError`."""
+        request = Request(
+            "GET",
+            path_of("/v1/devices"),
+            None,
+            _headers(correlation_id),
+        )
+        return decode(self._transport.send(request), Devices)
 
     def list_replicasets(self, *, correlation_id: str | None = None) -> list[ReplicaSet]:
         """Replica sets with load, slots and SLO snapshots. Raises `OrchError`."""

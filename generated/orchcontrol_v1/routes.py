@@ -88,6 +88,81 @@ POOL_HEALTH = Route(
     ),
     id_parameter="id",
 )
+CORDON_POOL = Route(
+    operation_id="cordon_pool",
+    method="POST",
+    path="/v1/pools/{id}/cordon",
+    request=types.CordonRequest,
+    success=202,
+    roles=("control",),
+    id_parameter="id",
+)
+RESUME_POOL = Route(
+    operation_id="resume_pool",
+    method="POST",
+    path="/v1/pools/{id}/resume",
+    request=types.CordonRequest,
+    success=202,
+    roles=("control",),
+    id_parameter="id",
+)
+PROMOTE_POOL = Route(
+    operation_id="promote_pool",
+    method="POST",
+    path="/v1/pools/{id}/promote",
+    request=None,
+    success=202,
+    roles=("control",),
+    id_parameter="id",
+)
+ROLLBACK_POOL = Route(
+    operation_id="rollback_pool",
+    method="POST",
+    path="/v1/pools/{id}/rollback",
+    request=None,
+    success=202,
+    roles=("control",),
+    id_parameter="id",
+)
+GET_CONFIG = Route(
+    operation_id="get_config",
+    method="GET",
+    path="/v1/config",
+    request=None,
+    success=200,
+    roles=("control",),
+    id_parameter=None,
+)
+RELOAD_CONFIG = Route(
+    operation_id="reload_config",
+    method="POST",
+    path="/v1/config/reload",
+    request=types.ConfigReloadRequest,
+    success=200,
+    roles=("control",),
+    id_parameter=None,
+)
+REVERT_CONFIG = Route(
+    operation_id="revert_config",
+    method="POST",
+    path="/v1/config/revert",
+    request=None,
+    success=200,
+    roles=("control",),
+    id_parameter=None,
+)
+LIST_DEVICES = Route(
+    operation_id="list_devices",
+    method="GET",
+    path="/v1/devices",
+    request=None,
+    success=200,
+    roles=(
+        "data",
+        "control",
+    ),
+    id_parameter=None,
+)
 LIST_REPLICASETS = Route(
     operation_id="list_replicasets",
     method="GET",
@@ -139,6 +214,14 @@ ROUTES: tuple[Route, ...] = (
     DRAIN_POOL,
     RELOAD_POOL,
     POOL_HEALTH,
+    CORDON_POOL,
+    RESUME_POOL,
+    PROMOTE_POOL,
+    ROLLBACK_POOL,
+    GET_CONFIG,
+    RELOAD_CONFIG,
+    REVERT_CONFIG,
+    LIST_DEVICES,
     LIST_REPLICASETS,
     GET_CAPABILITIES,
     CREATE_ARTIFACT,
@@ -147,12 +230,20 @@ ROUTES: tuple[Route, ...] = (
 
 _FIXED: dict[str, dict[str, tuple[Route, str | None]]] = {
     "/v1/catalog/models": {"POST": (REGISTER_MODEL, None)},
+    "/v1/config": {"GET": (GET_CONFIG, None)},
+    "/v1/config/reload": {"POST": (RELOAD_CONFIG, None)},
+    "/v1/config/revert": {"POST": (REVERT_CONFIG, None)},
+    "/v1/devices": {"GET": (LIST_DEVICES, None)},
     "/v1/replicasets": {"GET": (LIST_REPLICASETS, None)},
     "/v1/capabilities": {"GET": (GET_CAPABILITIES, None)},
     "/v1/artifacts": {"POST": (CREATE_ARTIFACT, None)},
 }
 _FIXED_ALLOWED: dict[str, frozenset[str]] = {
     "/v1/catalog/models": frozenset(("POST",)),
+    "/v1/config": frozenset(("GET",)),
+    "/v1/config/reload": frozenset(("POST",)),
+    "/v1/config/revert": frozenset(("POST",)),
+    "/v1/devices": frozenset(("GET",)),
     "/v1/replicasets": frozenset(("GET",)),
     "/v1/capabilities": frozenset(("GET",)),
     "/v1/artifacts": frozenset(("POST",)),
@@ -206,6 +297,38 @@ _WITH_ID: tuple[tuple[str, str, int, int, dict[str, Route], frozenset[str]], ...
         7,
         {"GET": POOL_HEALTH},
         frozenset(("GET",)),
+    ),
+    (
+        "/v1/pools/",
+        "/cordon",
+        10,
+        7,
+        {"POST": CORDON_POOL},
+        frozenset(("POST",)),
+    ),
+    (
+        "/v1/pools/",
+        "/resume",
+        10,
+        7,
+        {"POST": RESUME_POOL},
+        frozenset(("POST",)),
+    ),
+    (
+        "/v1/pools/",
+        "/promote",
+        10,
+        8,
+        {"POST": PROMOTE_POOL},
+        frozenset(("POST",)),
+    ),
+    (
+        "/v1/pools/",
+        "/rollback",
+        10,
+        9,
+        {"POST": ROLLBACK_POOL},
+        frozenset(("POST",)),
     ),
     (
         "/v1/artifacts/",

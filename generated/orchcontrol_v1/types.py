@@ -141,30 +141,93 @@ class LastError(Open):
     at_ms: Annotated[int, Meta(description="When; milliseconds since 1970 UTC.", ge=0)]
 
 
-class PoolHealth(Open):
+ReplicaState: TypeAlias = Annotated[
+    Literal[
+        "Unloaded",
+        "Preloading",
+        "SelfTest",
+        "Ready",
+        "Draining",
+        "Unready",
+        "Backoff",
+        "Broken",
+        "Stopped",
+    ],
+    Meta(description="Where a replica stands."),
+]
+
+
+class ReplicaHealth(Open):
     """
-    How a pool is.
+    How a replica is.
     """
 
-    live: (
-        Annotated[bool, Meta(description="Its manager is alive and looks after it.")] | UnsetType
+    id: Annotated[str, Meta(description="Its id within the pool.")]
+    state: ReplicaState
+    cordoned: Annotated[bool, Meta(description="It gets no new work.")] | UnsetType = UNSET
+    model_ref: Annotated[str, Meta(description="What it serves.")] | UnsetType = UNSET
+    model_digest: Annotated[str, Meta(description="As its engine reported it.")] | UnsetType = UNSET
+    engine_version: Annotated[str, Meta(description="As its engine reported it.")] | UnsetType = (
+        UNSET
+    )
+    restarts: (
+        Annotated[int, Meta(description="Starts of its engine after the first.", ge=0)] | UnsetType
     ) = UNSET
-    ready: (
-        Annotated[bool, Meta(description="It takes work; at least one replica is Ready.")]
+    failovers: (
+        Annotated[int, Meta(description="Tasks that it took over from a lost worker.", ge=0)]
         | UnsetType
     ) = UNSET
-    draining: (
-        Annotated[bool, Meta(description="It finishes what runs and takes no more.")] | UnsetType
-    ) = UNSET
-    metrics: (
+    mismatches: (
         Annotated[
-            dict[str, float],
-            Meta(description="A snapshot of its figures under the names of the metrics contract."),
+            int,
+            Meta(
+                description="Tasks that it decoded to other bytes than the worker before it.",
+                ge=0,
+            ),
         ]
         | UnsetType
     ) = UNSET
     last_error: LastError | UnsetType = UNSET
-    state: PoolState | UnsetType = UNSET
+
+
+class ReloadStatus(Open):
+    """
+    The last reload of the pool.
+    """
+
+    phase: Annotated[
+        Literal[
+            "idle",
+            "preloading",
+            "canary",
+            "switching",
+            "done",
+            "rolling_back",
+            "rolled_back",
+            "failed",
+        ],
+        Meta(description="Where it stands."),
+    ]
+    old_model_ref: Annotated[str, Meta(description="What was served before.")] | UnsetType = UNSET
+    new_model_ref: Annotated[str, Meta(description="What is to be served.")] | UnsetType = UNSET
+    canary_percent: (
+        Annotated[
+            int,
+            Meta(description="Share of the tasks that the new model gets.", ge=0, le=100),
+        ]
+        | UnsetType
+    ) = UNSET
+    message: (
+        Annotated[str, Meta(description="For people; why it failed or was rolled back.")]
+        | UnsetType
+    ) = UNSET
+    at_ms: (
+        Annotated[
+            int,
+            Meta(description="When it came there; milliseconds since 1970 UTC.", ge=0),
+        ]
+        | UnsetType
+    ) = UNSET
 
 
 class Replica(Open):
@@ -174,7 +237,7 @@ class Replica(Open):
 
     id: Annotated[str, Meta(description="Its id within the pool.")]
     pool_id: PoolId
-    state: PoolState
+    state: ReplicaState
     slots_total: (
         Annotated[int, Meta(description="Tasks it can decode at once.", ge=0)] | UnsetType
     ) = UNSET
@@ -242,6 +305,115 @@ class DrainRequest(Strict):
     deadline_ms: Annotated[
         int, Meta(description="From now, at most seven days.", ge=1, le=604800000)
     ]
+    replica_id: (
+        Annotated[
+            str,
+            Meta(
+                description="Only this replica; absent for the whole pool.",
+                max_length=63,
+                min_length=1,
+            ),
+        ]
+        | UnsetType
+    ) = UNSET
+
+
+class CordonRequest(Strict):
+    """
+    What it is about.
+    """
+
+    replica_id: (
+        Annotated[
+            str,
+            Meta(
+                description="Only this replica; absent for the whole pool.",
+                max_length=63,
+                min_length=1,
+            ),
+        ]
+        | UnsetType
+    ) = UNSET
+
+
+class ConfigReloadRequest(Strict):
+    """
+    How to read the configuration again.
+    """
+
+    dry_run: Annotated[bool, Meta(description="Only say what would change.")] | UnsetType = UNSET
+
+
+class ConfigState(Open):
+    """
+    The configuration that is in force.
+    """
+
+    revision: Annotated[int, Meta(description="Counts what was applied since the start.", ge=1)]
+    config: Annotated[dict[str, Any], Meta(description="All keys of the configuration schema.")]
+    digest: Digest | UnsetType = UNSET
+
+
+class ConfigDifference(Open):
+    """
+    One key that changes.
+    """
+
+    key: Annotated[
+        str,
+        Meta(
+            description="Where, such as pools[gpu0].queue.capacity; an entry of a list is named by its id."
+        ),
+    ]
+    effect: Annotated[
+        Literal["live", "replace", "add", "remove", "restart"],
+        Meta(
+            description="live: in force at once. replace: the pool's engines are drained and replaced. add, remove: of a pool. restart: needs a restart of the service, so the reload is refused."
+        ),
+    ]
+    before: (
+        Annotated[
+            Any,
+            Meta(description="The value that is in force; absent where the key is new."),
+        ]
+        | UnsetType
+    ) = UNSET
+    after: (
+        Annotated[
+            Any,
+            Meta(description="The value in the file; absent where the key is gone."),
+        ]
+        | UnsetType
+    ) = UNSET
+
+
+class ConfigChange(Open):
+    """
+    What a reload did or would do.
+    """
+
+    applied: Annotated[bool, Meta(description="Whether it is in force now.")]
+    revision: Annotated[int, Meta(description="The revision that is in force.", ge=1)]
+    changes: Annotated[
+        list[ConfigDifference],
+        Meta(description="Every key that differs, in the order of the file."),
+    ]
+    warnings: (
+        Annotated[list[str], Meta(description="Advice that the validation gave.")] | UnsetType
+    ) = UNSET
+
+
+class DeviceProcess(Open):
+    """
+    An engine's share of a GPU.
+    """
+
+    pool_id: PoolId
+    replica_id: Annotated[str, Meta(description="Its replica.")]
+    memory_used_bytes: Annotated[int, Meta(description="What it takes.", ge=0)] | UnsetType = UNSET
+
+
+CanaryTenant: TypeAlias = Annotated[str, Meta(max_length=64, min_length=1)]
 
 
 class ReloadRequest(Strict):
@@ -257,6 +429,39 @@ class ReloadRequest(Strict):
             min_length=1,
         ),
     ]
+    deadline_ms: (
+        Annotated[
+            int,
+            Meta(
+                description="How long tasks on the old model may take to end after the switch; what is left then moves or ends. The default is 60 s.",
+                ge=1,
+                le=604800000,
+            ),
+        ]
+        | UnsetType
+    ) = UNSET
+    canary_percent: (
+        Annotated[
+            int,
+            Meta(
+                description="Give the new model this share of the tasks and wait for promote or rollback; absent switches at once.",
+                ge=1,
+                le=99,
+            ),
+        ]
+        | UnsetType
+    ) = UNSET
+    canary_tenants: (
+        Annotated[
+            list[CanaryTenant],
+            Meta(
+                description="Give the new model the tasks of these tenants and wait, in place of a share.",
+                max_length=64,
+                min_length=1,
+            ),
+        ]
+        | UnsetType
+    ) = UNSET
 
 
 class EngineCapabilities(Open):
@@ -473,3 +678,88 @@ class ArtifactRef(Open):
         Annotated[int, Meta(description="When; milliseconds since 1970 UTC.", ge=0)] | UnsetType
     ) = UNSET
     tags: Tags | UnsetType = UNSET
+
+
+class PoolHealth(Open):
+    """
+    How a pool is.
+    """
+
+    live: (
+        Annotated[bool, Meta(description="Its manager is alive and looks after it.")] | UnsetType
+    ) = UNSET
+    ready: (
+        Annotated[bool, Meta(description="It takes work; at least one replica is Ready.")]
+        | UnsetType
+    ) = UNSET
+    draining: (
+        Annotated[bool, Meta(description="It finishes what runs and takes no more.")] | UnsetType
+    ) = UNSET
+    metrics: (
+        Annotated[
+            dict[str, float],
+            Meta(description="A snapshot of its figures under the names of the metrics contract."),
+        ]
+        | UnsetType
+    ) = UNSET
+    last_error: LastError | UnsetType = UNSET
+    state: PoolState | UnsetType = UNSET
+    model_ref: (
+        Annotated[str, Meta(description="What it serves to those that ask for its model.")]
+        | UnsetType
+    ) = UNSET
+    replicas: (
+        Annotated[list[ReplicaHealth], Meta(description="Its replicas, ordered by id.")] | UnsetType
+    ) = UNSET
+    reload: ReloadStatus | UnsetType = UNSET
+
+
+class Device(Open):
+    """
+    One GPU.
+    """
+
+    index: Annotated[int, Meta(description="In the order of the PCI bus.", ge=0)]
+    uuid: Annotated[str, Meta(description="Of the GPU or of the MIG instance.")] | UnsetType = UNSET
+    name: Annotated[str, Meta(description="What it is.")] | UnsetType = UNSET
+    lost: Annotated[bool, Meta(description="It does not answer.")] | UnsetType = UNSET
+    memory_total_bytes: Annotated[int, Meta(description="All of its memory.", ge=0)] | UnsetType = (
+        UNSET
+    )
+    memory_used_bytes: Annotated[int, Meta(description="In use by anybody.", ge=0)] | UnsetType = (
+        UNSET
+    )
+    utilization_percent: (
+        Annotated[int, Meta(description="Share of time in which it worked.", ge=0, le=100)]
+        | UnsetType
+    ) = UNSET
+    temperature_celsius: Annotated[int, Meta(description="Its temperature.")] | UnsetType = UNSET
+    power_watts: Annotated[float, Meta(description="What it draws.", ge=0.0)] | UnsetType = UNSET
+    sm_clock_mhz: (
+        Annotated[int, Meta(description="Clock of its multiprocessors.", ge=0)] | UnsetType
+    ) = UNSET
+    throttle_reasons: (
+        Annotated[list[str], Meta(description="Why it is slowed down; empty where it is not.")]
+        | UnsetType
+    ) = UNSET
+    ecc_errors: (
+        Annotated[int, Meta(description="Uncorrected since the driver was loaded.", ge=0)]
+        | UnsetType
+    ) = UNSET
+    mig: Annotated[bool, Meta(description="It is divided into MIG instances.")] | UnsetType = UNSET
+    numa_node: Annotated[int, Meta(description="The node that it hangs on.")] | UnsetType = UNSET
+    processes: (
+        Annotated[list[DeviceProcess], Meta(description="Engines of ours on it.")] | UnsetType
+    ) = UNSET
+
+
+class Devices(Open):
+    """
+    All GPUs of this host.
+    """
+
+    devices: Annotated[list[Device], Meta(description="Ordered by index.")]
+    driver_version: Annotated[str, Meta(description="Of the NVIDIA driver.")] | UnsetType = UNSET
+    message: Annotated[str, Meta(description="Why there is nothing to be seen.")] | UnsetType = (
+        UNSET
+    )

@@ -34,6 +34,7 @@ from orchqueue_v1.transport import (
 from orchqueue_v1.types import (
     AdmissionResponse,
     SessionInfo,
+    TaskExplanation,
     TaskRequest,
 )
 
@@ -121,6 +122,18 @@ class AsyncOrchQueueClient:
             _headers(correlation_id),
         )
         await self._transport.send(request)
+
+    async def explain_task(
+        self, task_id: str, *, tenant: str | None = None, correlation_id: str | None = None
+    ) -> TaskExplanation:
+        """Why a task was placed, delayed, shed or refused. Raises `OrchError`."""
+        request = Request(
+            "GET",
+            path_of("/v1/tasks/{}/explanation", task_id, query={"tenant": tenant}),
+            None,
+            _headers(correlation_id),
+        )
+        return decode(await self._transport.send(request), TaskExplanation)
 
     async def get_session(
         self, session_id: str, *, correlation_id: str | None = None
@@ -219,6 +232,18 @@ class OrchQueueClient:
             _headers(correlation_id),
         )
         self._transport.send(request)
+
+    def explain_task(
+        self, task_id: str, *, tenant: str | None = None, correlation_id: str | None = None
+    ) -> TaskExplanation:
+        """Why a task was placed, delayed, shed or refused. Raises `OrchError`."""
+        request = Request(
+            "GET",
+            path_of("/v1/tasks/{}/explanation", task_id, query={"tenant": tenant}),
+            None,
+            _headers(correlation_id),
+        )
+        return decode(self._transport.send(request), TaskExplanation)
 
     def get_session(self, session_id: str, *, correlation_id: str | None = None) -> SessionInfo:
         """What is left of a session. Raises `OrchError`."""

@@ -49,6 +49,18 @@ CANCEL_TASK = Route(
     roles=("data",),
     id_parameter="id",
 )
+EXPLAIN_TASK = Route(
+    operation_id="explain_task",
+    method="GET",
+    path="/v1/tasks/{id}/explanation",
+    request=None,
+    success=200,
+    roles=(
+        "data",
+        "control",
+    ),
+    id_parameter="id",
+)
 GET_SESSION = Route(
     operation_id="get_session",
     method="GET",
@@ -72,6 +84,7 @@ ROUTES: tuple[Route, ...] = (
     SUBMIT_TASK,
     STREAM_TASK,
     CANCEL_TASK,
+    EXPLAIN_TASK,
     GET_SESSION,
     DELETE_SESSION,
 )
@@ -99,6 +112,14 @@ _WITH_ID: tuple[tuple[str, str, int, int, dict[str, Route], frozenset[str]], ...
         7,
         {"POST": CANCEL_TASK},
         frozenset(("POST",)),
+    ),
+    (
+        "/v1/tasks/",
+        "/explanation",
+        10,
+        12,
+        {"GET": EXPLAIN_TASK},
+        frozenset(("GET",)),
     ),
     (
         "/v1/sessions/",

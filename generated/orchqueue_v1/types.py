@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, TypeAlias
+from typing import Annotated, Any, Literal, TypeAlias
 
 from msgspec import UNSET, Meta, UnsetType
 from orchqueue_v1.strict import Open, Strict
@@ -321,6 +321,62 @@ class ErrorEnvelope(Open):
     ) = UNSET
 
 
+class Share(Open):
+    """
+    What its tenant and priority got lately against what their weights promise, 0 to 1.
+    """
+
+    observed: (
+        Annotated[float, Meta(description="Share of the decoded cost lately.", ge=0.0, le=1.0)]
+        | UnsetType
+    ) = UNSET
+    entitled: (
+        Annotated[
+            float,
+            Meta(
+                description="What its weight is of all weights with work.",
+                ge=0.0,
+                le=1.0,
+            ),
+        ]
+        | UnsetType
+    ) = UNSET
+
+
+class TaskDecision(Open):
+    """
+    One decision and what it was taken from.
+    """
+
+    at_ms: Annotated[int, Meta(description="When; milliseconds since 1970 UTC.", ge=0)]
+    decision: Annotated[
+        Literal[
+            "admitted",
+            "refused",
+            "dispatched",
+            "preempted",
+            "resumed",
+            "moved",
+            "evicted",
+            "canceled",
+            "ended",
+        ],
+        Meta(description="What was decided."),
+    ]
+    reason: Annotated[
+        str,
+        Meta(
+            description="Why, in one word or two, such as fair-turn, free-slot, deadline, rate-limit."
+        ),
+    ]
+    values: Annotated[
+        dict[str, Any],
+        Meta(
+            description="The values that decided, such as score, share, slack_ms, tokens, weight; names carry their units."
+        ),
+    ]
+
+
 class SessionInfo(Open):
     """
     What is left of a session. A budget's field is absent where none is set.
@@ -502,6 +558,62 @@ class StreamError(Open):
             Meta(
                 description="The policy that decided, where one did.",
                 pattern=r"^[a-z][a-z0-9-]*\Z",
+            ),
+        ]
+        | UnsetType
+    ) = UNSET
+
+
+class TaskExplanation(Open):
+    """
+    Why a task is where it is.
+    """
+
+    task_id: Uuid
+    state: Annotated[
+        Literal["waiting", "running", "ended", "refused"],
+        Meta(description="Where it is now."),
+    ]
+    summary: Annotated[
+        str,
+        Meta(description="One or two sentences for people, with the figures that decided."),
+    ]
+    decisions: Annotated[
+        list[TaskDecision], Meta(description="In the order in which they were taken.")
+    ]
+    tenant: Annotated[str, Meta(description="Whose it is.")] | UnsetType = UNSET
+    priority: Annotated[str, Meta(description="Its class.")] | UnsetType = UNSET
+    pool_id: Annotated[str, Meta(description="Where it was admitted.")] | UnsetType = UNSET
+    replica_id: Annotated[str, Meta(description="Where it runs or ran last.")] | UnsetType = UNSET
+    queue_position: (
+        Annotated[
+            int,
+            Meta(description="Tasks before it now; absent where it does not wait.", ge=0),
+        ]
+        | UnsetType
+    ) = UNSET
+    predicted_start_ms: (
+        Annotated[int, Meta(description="From now; absent where it does not wait.", ge=0)]
+        | UnsetType
+    ) = UNSET
+    slack_ms: (
+        Annotated[
+            int,
+            Meta(
+                description="Until its deadline after the expected end; negative where it will be late. Absent while the speed is not known."
+            ),
+        ]
+        | UnsetType
+    ) = UNSET
+    on_time_probability: (
+        Annotated[float, Meta(description="That it ends before its deadline.", ge=0.0, le=1.0)]
+        | UnsetType
+    ) = UNSET
+    share: (
+        Annotated[
+            Share,
+            Meta(
+                description="What its tenant and priority got lately against what their weights promise, 0 to 1."
             ),
         ]
         | UnsetType
