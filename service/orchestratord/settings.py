@@ -21,7 +21,13 @@ from orchestrator_core.task import Determinism, Priority
 from orchestratord.api.keys import KeyRing, Principal, hash_key
 from orchestratord.configuration.quotas import granted_classes
 from orchestratord.services.replicas import PoolTraits
-from pool_managerd.settings import ExternalReplica, LaunchSettings, PoolSettings
+from pool_managerd.settings import (
+    ExternalReplica,
+    LaunchSettings,
+    MemorySettings,
+    PoolSettings,
+    RestartSettings,
+)
 from worker_adapters.adapter_api.types import Sampling
 
 # A shorter value of an engine's environment is a number or a switch, which logs are full of.
@@ -113,7 +119,27 @@ def pool_settings(pool: Pool) -> PoolSettings:
             command=None if launch.command is None else tuple(launch.command),
             args=tuple(launch.args),
             env=tuple(sorted(launch.env.items())),
+            program=launch.program,
+            slots=launch.slots,
+            draft_model=launch.draft_model,
+            prefix_cache_bytes=launch.prefix_cache_bytes,
         ),
+        tensor_split=pool.tensor_split,
+        homogeneous=pool.homogeneous,
+        shared_devices=pool.shared_devices,
+        self_test=pool.self_test,
+        memory=MemorySettings(
+            check=pool.memory.check,
+            headroom_ratio=pool.memory.headroom_ratio,
+            slots_min=pool.memory.slots_min,
+            ctx_min=pool.memory.ctx_min,
+        ),
+        restarts=RestartSettings(
+            max_failures=pool.restarts.max_failures,
+            window_s=pool.restarts.window_s,
+            broken_s=pool.restarts.broken_s,
+        ),
+        preload_ms=pool.timeouts.preload_ms,
     )
 
 
