@@ -20,6 +20,7 @@ from orch_tools import (
     codegen_routes,
     codegen_types,
     compliance,
+    config_reference,
     requirements,
 )
 
@@ -30,6 +31,7 @@ GENERATORS: tuple[Generator, ...] = (
     codegen_routes.generate,
     codegen_config.generate,
     codegen_metrics.generate,
+    config_reference.generate,
     codegen_client.generate_clients,
     requirements.generate,
     compliance.generate,

@@ -35,7 +35,7 @@ _BOUNDS = {
     "maxProperties": "max_length",
 }
 # Left to the JSON Schema, which every configuration passes before these types are built.
-_SCHEMA_ONLY = {"uniqueItems", "propertyNames", "oneOf", "x-rule"}
+_SCHEMA_ONLY = {"uniqueItems", "propertyNames", "oneOf", "x-rule", "examples"}
 _KNOWN = {
     *("$ref", "type", "enum", "anyOf", "items", "properties", "required", "additionalProperties"),
     *("pattern", "description", "default", "title", "$schema", "$id", "$defs"),
