@@ -27,6 +27,7 @@ from orchestrator_core.placement.pick import Wish, pick
 from orchestrator_core.pool import PoolSpec
 from orchestrator_core.preemption_window import PreemptionWindow
 from orchestrator_core.queueing.pool_queue import PoolQueue
+from orchestrator_core.queueing.share import EntitledShares
 from orchestrator_core.replica_sets import ReplicaSet
 from orchestrator_core.replicas import Replica, ReplicaTable
 from orchestrator_core.sessions.session_table import Reservation, Session
@@ -102,6 +103,10 @@ class Pool:
     def __init__(self, spec: PoolSpec) -> None:
         self.spec = spec
         self.queue = PoolQueue(spec)
+        self.entitled = EntitledShares(
+            lambda priority: self.queue.policy(priority).weight,
+            lambda tenant: self.queue.tenant(tenant).weight,
+        )
         self.replicas = ReplicaTable()
         self.running: dict[str, LiveTask] = {}
         self.resuming: list[tuple[int, LiveTask]] = []  # by `resume_turn`
@@ -121,6 +126,7 @@ class Pool:
         self.spec = spec
         self.replicas.changed = True
         self.queue.reconfigure(spec)
+        self.entitled.reweigh()
         for tenant in sorted(set(self._active) | set(self.queue.tenants())):
             self._hold_if_full(tenant)
 

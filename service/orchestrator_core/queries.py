@@ -2,7 +2,7 @@
 
 On a task's path: session reports, `metrics` events, replica sets, capacity hints and transcripts.
 The invariant: a query changes nothing and its answer is a frozen value. Requirements: ORCH-2001,
-ORCH-2004, ORCH-3007, ORCH-3019, ORCH-3081, ORCH-3100.
+ORCH-2004, ORCH-3007, ORCH-3019, ORCH-3076, ORCH-3081, ORCH-3100.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from orchestrator_core.errors import InvariantViolation
 from orchestrator_core.estimator import ServiceTimes
 from orchestrator_core.limits import Limits
 from orchestrator_core.pool_state import LiveTask, Pool, Stage
+from orchestrator_core.queueing.share import Flow, ObservedShares, ShareView
 from orchestrator_core.replica_sets import ReplicaSet, ReplicaSetView, ReplicaView, view
 from orchestrator_core.sessions.session_table import SessionTable, SessionView
 from orchestrator_core.task import Priority
@@ -23,6 +24,7 @@ class Queries:
     _pools: dict[str, Pool]
     _live: dict[str, LiveTask]
     _sessions: SessionTable
+    _shares: ObservedShares
 
     def pool_ids(self) -> tuple[str, ...]:
         """All pools, sorted."""
@@ -84,6 +86,31 @@ class Queries:
         """Keys of waiting tasks: those that resume, then by priority and arrival (not by turn)."""
         pool = self._pool(pool_id)
         return (*(live.task.key for _, live in pool.resuming), *pool.queue.keys())
+
+    def shares(self, now_ms: int) -> dict[Flow, ShareView]:
+        """Of each flow with work, or with some lately: what it got and what it is entitled to.
+
+        Entitled over all pools is the mean over those with work; ordered by tenant and priority.
+        O(flows).
+        """
+        entitled: dict[Flow, float] = dict.fromkeys(self._shares.flows(), 0.0)
+        busy = [(pool, flows) for pool in self._pools.values() if (flows := pool.entitled.flows())]
+        for pool, flows in busy:
+            for flow in flows:
+                entitled[flow] = entitled.get(flow, 0.0) + pool.entitled.of(*flow) / len(busy)
+        return {
+            flow: ShareView(self._shares.of(*flow, now_ms), entitled[flow])
+            for flow in sorted(entitled)
+        }
+
+    def share_of(self, task_key: str, now_ms: int) -> ShareView | None:
+        """What the task's flow got, and is entitled to in its pool; None for a task that is not
+        known. O(1)."""
+        if (live := self._live.get(task_key)) is None:
+            return None
+        tenant, priority = live.task.tenant, live.task.priority
+        observed = self._shares.of(tenant, priority, now_ms)
+        return ShareView(observed, live.pool.entitled.of(tenant, priority))
 
     def replica_sets(self) -> tuple[ReplicaSetView, ...]:
         """All sets with Ready replicas, sorted by id; replicas sorted by pool and id."""

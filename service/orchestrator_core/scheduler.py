@@ -51,6 +51,7 @@ from orchestrator_core.placement.pick import pick
 from orchestrator_core.pool import FullPolicy, PreemptionMode
 from orchestrator_core.pool_state import LiveTask, Pool, Stage
 from orchestrator_core.preemption import at_risk, interruptible, may_interrupt
+from orchestrator_core.queueing.share import ObservedShares
 from orchestrator_core.replica_sets import ReplicaSet, ReplicaSetRegistry
 from orchestrator_core.sessions.session_table import Reservation, Session, SessionTable
 from orchestrator_core.task import Priority, Task, Workload
@@ -65,6 +66,7 @@ class Scheduler(queries.Queries):
         self._by_model: dict[tuple[str, str], list[Pool]] = {}
         self._live: dict[str, LiveTask] = {}
         self._rates = RateLimiter()
+        self._shares = ObservedShares()
         self._sessions = SessionTable(self.limits)
         self._groups = ReplicaSetRegistry(self.limits)
         self._sequence = 0  # arrival order of tasks
@@ -178,6 +180,7 @@ class Scheduler(queries.Queries):
         self._sequence += 1
         self._live[task.key] = live
         session.reserve(reservation)
+        pool.entitled.enter(task.tenant, task.priority)
         return live
 
     def _promise(
@@ -288,6 +291,7 @@ class Scheduler(queries.Queries):
             raise InvariantViolation(f"pool {pool.spec.id} counts a free slot that nobody has")
         pool.count_active(task.tenant, +1)
         pool.begin(live, replica, now_ms)
+        self._shares.serve(task.tenant, task.priority, task.cost_tokens, now_ms)
         return Dispatch(task.key, pool.spec.id, replica.spec.id, live.attempt)
 
     def _finish(self, event: Finished, now_ms: int, effects: list[Effect]) -> None:
@@ -463,7 +467,9 @@ class Scheduler(queries.Queries):
         self._settle(live, live.task.prompt_tokens + tokens_out, held_ms)
 
     def _settle(self, live: LiveTask, tokens: int, time_ms: int) -> None:
+        """The task is no more: its budgets are what it used, its flow may have no work left."""
         live.session.settle(live.reservation, tokens, time_ms)
+        live.pool.entitled.leave(live.task.tenant, live.task.priority)
 
     def _running(self, key: str) -> LiveTask | None:
         """The running task of that key; None for one that has ended already."""

@@ -265,6 +265,8 @@ class Orchestrator:
         self.telemetry.process_gauges(
             len(self.hub), self.jobs.ended_bytes, self.scheduling.scheduler.session_count
         )
+        shares = self.scheduling.scheduler.shares(self.scheduling.clock_ms())
+        self.telemetry.share_gauges(shares)
         return self.telemetry.render()
 
     async def drain(self, deadline_s: float) -> None:

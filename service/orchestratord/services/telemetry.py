@@ -7,15 +7,16 @@ those of ORCH-3027. Requirements: ORCH-3028, ORCH-3029, OC-CTRL-2050, OC-CTRL-20
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import structlog
-from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client import CollectorRegistry, Gauge, generate_latest
 
 from orch_metrics.definitions import OrchMetrics
 from orchestrator_core.errors import Code, Reason, Refusal
 from orchestrator_core.pool import PoolSpec
+from orchestrator_core.queueing.share import Flow, ShareView
 from orchestrator_core.scheduler import Scheduler
 from orchestrator_core.task import Priority
 from orchestratord.services.jobs import Job
@@ -91,6 +92,7 @@ class Telemetry:
         self._pool_meters: dict[tuple[str, str, Priority], _PoolMeters] = {}
         self._pool_fields: dict[str, dict[str, Any]] = {}
         self._weights: dict[tuple[str, Priority], int] = {}
+        self._shares: dict[Flow, Gauge] = {}
         self._http: dict[tuple[str, int], TokenCounter] = {}
         self.journal_bytes: Callable[[], int] = lambda: 0
 
@@ -305,6 +307,23 @@ class Telemetry:
             load = scheduler.replica_load(spec.id, replica.id) or 0.0
             self.metrics.slots.labels(**of).set(replica.properties.slots_total)
             self.metrics.slots_busy.labels(**of).set(round(load * replica.properties.slots_total))
+
+    def share_gauges(self, shares: Mapping[Flow, ShareView]) -> None:
+        """What every flow got lately; the rest, beyond the budget of tenants, adds up in `other`.
+
+        Tenants get their own label in the order of their shares, so that the large ones have one.
+        """
+        for gauge in self._shares.values():
+            gauge.set(0.0)
+        largest = sorted(shares.items(), key=lambda item: item[1].observed, reverse=True)
+        bound: dict[Flow, Gauge] = {}
+        for (tenant, priority), share in largest:
+            gauge = self._shares.get((tenant, priority)) or self.metrics.admission_share.labels(
+                tenant=tenant, priority=priority.value
+            )
+            gauge.inc(share.observed)
+            bound[tenant, priority] = gauge
+        self._shares = bound
 
     def _of(self, replica: Replica) -> _ReplicaMeters:
         key = (replica.pool_id, replica.id, replica.properties.engine_version)
