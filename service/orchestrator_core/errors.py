@@ -34,6 +34,7 @@ class Reason(StrEnum):
     QUEUE_FULL = "queue-full"
     DROPPED_LRU = "drop-lru"
     SHED = "shed-low-priority"
+    BREAKER = "circuit-breaker"
     PREEMPTED = "preempted"
     RATE_LIMIT = "rate-limit"
     QUOTA = "quota"

@@ -5,6 +5,7 @@ All values are frozen; times are wall-clock milliseconds; keys are the services'
 
 from __future__ import annotations
 
+from orchestrator_core.admission.circuit_breaker import Shed
 from orchestrator_core.pool import PoolSpec, ReplicaSpec, SetKey
 from orchestrator_core.task import Task
 from orchestrator_core.value import Value
@@ -19,6 +20,14 @@ class PoolDraining(Value, frozen=True):
 
     pool_id: str
     draining: bool = True
+
+
+class Shedding(Value, frozen=True):
+    """The pool's circuit breaker refuses these priorities from now on, and no others (ORCH-3040).
+    What waits or runs already keeps its promise."""
+
+    pool_id: str
+    shed: tuple[Shed, ...]
 
 
 class ReplicaReady(Value, frozen=True):
@@ -129,6 +138,7 @@ class Tick(Value, frozen=True):
 Event = (
     PoolAdded
     | PoolDraining
+    | Shedding
     | ReplicaReady
     | ReplicaLost
     | Submit

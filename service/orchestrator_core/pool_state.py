@@ -12,6 +12,7 @@ from bisect import bisect_left, insort
 from collections.abc import Collection
 from enum import StrEnum
 
+from orchestrator_core.admission.circuit_breaker import Shed
 from orchestrator_core.estimator import (
     MAX_SLOTS_MODELLED,
     generated_tokens,
@@ -31,7 +32,7 @@ from orchestrator_core.queueing.share import EntitledShares
 from orchestrator_core.replica_sets import ReplicaSet
 from orchestrator_core.replicas import Replica, ReplicaTable
 from orchestrator_core.sessions.session_table import Reservation, Session
-from orchestrator_core.task import Task
+from orchestrator_core.task import Priority, Task
 
 # Bits of a turn below the priority: more arrivals than a process sees.
 RANK_SHIFT_BITS = 48
@@ -111,6 +112,7 @@ class Pool:
         self.running: dict[str, LiveTask] = {}
         self.resuming: list[tuple[int, LiveTask]] = []  # by `resume_turn`
         self.draining = False
+        self.shedding: dict[Priority, Shed] = {}  # what its circuit breaker refuses
         self.preemptions = PreemptionWindow()
         self.on_time = OnTimeHistory()
         self._spread: TenantSpread | None = None

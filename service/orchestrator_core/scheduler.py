@@ -41,6 +41,7 @@ from orchestrator_core.events import (
     ReplicaReady,
     SessionForgotten,
     SessionRestored,
+    Shedding,
     Submit,
     Tick,
     TokensShown,
@@ -122,6 +123,9 @@ class Scheduler(queries.Queries):
                 pool = self._pool(pool_id)
                 pool.draining = draining
                 self._dispatch(pool, now_ms, effects)
+            case Shedding(pool_id, shed):
+                if (shedder := self._pools.get(pool_id)) is not None:
+                    shedder.shedding = {each.priority: each for each in shed}
             case SessionRestored():
                 session = Session(event.session_key, event.created_ms)
                 session.turns = event.turns

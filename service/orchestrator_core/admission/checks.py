@@ -2,10 +2,10 @@
 
 On a task's path: everything between `Submit` and the queue; nothing here changes state, so a
 refusal costs the caller nothing, whichever check it comes from. The invariant: the order of checks
-is fixed (pool, size, readiness; then per pool: rate limit, quota, session, budget, deadline, room)
-and the first refusal of the best pool is what the client sees. Requirements: ORCH-3005, ORCH-3006,
-ORCH-3010, ORCH-3014, ORCH-3015, ORCH-3018, ORCH-3077, ORCH-3079, OC-CORE-1002, OC-CORE-1020,
-OC-CORE-1021.
+is fixed (pool, size, readiness; then per pool: circuit breaker, rate limit, quota, session, budget,
+deadline, room) and the first refusal of the best pool is what the client sees. Requirements:
+ORCH-3005, ORCH-3006, ORCH-3010, ORCH-3014, ORCH-3015, ORCH-3018, ORCH-3040, ORCH-3077, ORCH-3079,
+OC-CORE-1002, OC-CORE-1020, OC-CORE-1021.
 """
 
 from __future__ import annotations
@@ -142,6 +142,12 @@ def _readiness_refusal(task: Task, pools: Sequence[Pool]) -> Refusal:
 def _place_in(
     pool: Pool, task: Task, rates: RateLimiter, sessions: SessionTable, sequence: int, now_ms: int
 ) -> Place | Refusal:
+    if (shed := pool.shedding.get(task.priority)) is not None:
+        return _backpressure(
+            pool, Code.ADMISSION_REJECT, Reason.BREAKER, Reason.BREAKER.value,
+            shed.until_ms - now_ms,
+            f"pool {pool.spec.id} takes no {task.priority.value} tasks for now: {shed.cause}",
+        )  # fmt: skip
     for key, rps, reason in rate_keys(pool, task):
         if wait_ms := rates.wait_ms(key, rps, now_ms):
             who = "client" if reason is Reason.RATE_LIMIT else f"tenant {task.tenant!r}"
