@@ -2,15 +2,17 @@
 
 Between the pool host and the services: a Ready replica takes tasks from the call on, a lost one
 takes none. Invariant: for one replica, `replica_ready` and `replica_lost` alternate, Ready first.
-Requirements: ORCH-3010, OC-POOL-3003, OC-POOL-3030.
+Requirements: ORCH-3010, ORCH-3038, ORCH-3039, ORCH-3053, OC-POOL-3003, OC-POOL-3030.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Protocol
+from typing import Literal, Protocol
 
+from pool_managerd.replica_state import ReplicaState
 from worker_adapters.adapter_api.types import EngineClient, EngineProperties
 
 
@@ -29,7 +31,34 @@ class CauseCode(StrEnum):
     PROTOCOL = "protocol"  # it answers, and not as this engine should
     CONTEXT = "context"  # it offers less context than the pool promises
     DIGEST = "digest"  # it serves another model than the pool's
+    MEMORY = "memory"  # what it needs, by the estimate, is not free: it was not started
+    SELF_TEST = "self-test"  # it answers, and does not work
+    VRAM_OOM = "vram-oom"  # it ended for want of GPU memory
+    HOST_OOM = "host-oom"  # it ended for want of the host's memory
+    CUDA_ERROR = "cuda-error"  # its driver, CUDA or NCCL failed
+    XID = "xid"  # the driver reported an Xid event
+    ECC = "ecc"  # an uncorrectable memory error of the GPU
+    GPU_LOST = "gpu-lost"  # the GPU does not answer any more
+    GPU_RESET = "gpu-reset"  # the GPU was reset, or has to be
+    DRAINED = "drained"  # somebody asked for it; its drain is over
     INTERNAL = "internal"
+
+
+MemoryKind = Literal["vram", "host-ram"]
+DeviceFault = Literal["cuda-error", "xid", "ecc", "gpu-lost", "reset"]
+
+# What the metrics contract counts of the causes: `oom_events_total`, `driver_reset_events_total`.
+MEMORY_KINDS: Mapping[CauseCode, MemoryKind] = {
+    CauseCode.VRAM_OOM: "vram",
+    CauseCode.HOST_OOM: "host-ram",
+}
+DEVICE_FAULTS: Mapping[CauseCode, DeviceFault] = {
+    CauseCode.CUDA_ERROR: "cuda-error",
+    CauseCode.XID: "xid",
+    CauseCode.ECC: "ecc",
+    CauseCode.GPU_LOST: "gpu-lost",
+    CauseCode.GPU_RESET: "reset",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,4 +94,20 @@ class ReplicaObserver(Protocol):
 
     def restarted(self, pool_id: str, replica_id: str) -> None:
         """A launched engine is started again."""
+        ...
+
+    def replica_state(self, pool_id: str, replica_id: str, state: ReplicaState) -> None:
+        """It stands there from now on; told of every transition, before what follows from it."""
+        ...
+
+    def self_tested(self, pool_id: str, replica_id: str, ok: bool) -> None:
+        """A self-test before Ready passed or failed."""
+        ...
+
+    def out_of_memory(self, pool_id: str, replica_id: str, memory: MemoryKind) -> None:
+        """Its engine failed for want of this memory; once per life of the engine."""
+        ...
+
+    def device_error(self, pool_id: str, replica_id: str, fault: DeviceFault) -> None:
+        """Its driver or GPU failed under it; once per life of the engine."""
         ...

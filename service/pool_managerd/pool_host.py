@@ -37,18 +37,21 @@ KILL_WAIT_S = 2.0
 
 _log = structlog.get_logger(__name__)
 
-# A pool is as well as its best replica; what the contract does not know is Unready or Unloaded.
+# A pool is as well as its best replica; the contract's PoolState has fewer states than a replica.
 _BEST_FIRST = (
     (ReplicaState.READY, ReplicaState.READY),
+    (ReplicaState.SELF_TEST, ReplicaState.PRELOADING),
     (ReplicaState.PRELOADING, ReplicaState.PRELOADING),
+    (ReplicaState.DRAINING, ReplicaState.DRAINING),
     (ReplicaState.UNREADY, ReplicaState.UNREADY),
     (ReplicaState.BACKOFF, ReplicaState.UNREADY),
+    (ReplicaState.BROKEN, ReplicaState.UNREADY),
 )
 
 
 @dataclass(frozen=True, slots=True)
 class PoolHealthView:
-    """A pool as it is now. `state` is one of the contract's Unloaded, Preloading, Ready, Unready;
+    """A pool as it is now. `state` is one of the contract's `PoolState`;
     `last_error` the latest of its replicas' errors."""
 
     live: bool

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from pool_managerd.observer import Cause
+from pool_managerd.replica_state import ReplicaState
 from worker_adapters.adapter_api.types import (
     Decode,
     DecodeRequest,
@@ -114,6 +115,10 @@ class ReplicaRecorder:
         self.properties: list[EngineProperties] = []
         self.labels: list[tuple[tuple[str, str], ...]] = []
         self.causes: list[Cause] = []
+        self.states: list[tuple[str, str]] = []
+        self.self_tests: list[bool] = []
+        self.memory_failures: list[str] = []
+        self.device_faults: list[str] = []
 
     def replica_ready(
         self,
@@ -138,6 +143,18 @@ class ReplicaRecorder:
 
     def restarted(self, pool_id: str, replica_id: str) -> None:
         self.events.append(("restarted", replica_id))
+
+    def replica_state(self, pool_id: str, replica_id: str, state: ReplicaState) -> None:
+        self.states.append((replica_id, str(state)))
+
+    def self_tested(self, pool_id: str, replica_id: str, ok: bool) -> None:
+        self.self_tests.append(ok)
+
+    def out_of_memory(self, pool_id: str, replica_id: str, memory: str) -> None:
+        self.memory_failures.append(memory)
+
+    def device_error(self, pool_id: str, replica_id: str, fault: str) -> None:
+        self.device_faults.append(fault)
 
     def words(self) -> list[str]:
         """What happened, whatever the replica."""

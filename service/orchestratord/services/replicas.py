@@ -197,3 +197,18 @@ class ReplicaDirectory:
 
     def restarted(self, pool_id: str, replica_id: str) -> None:
         self._telemetry.restarted(self.pools[pool_id].spec, replica_id)
+
+    def replica_state(self, pool_id: str, replica_id: str, state: str) -> None:
+        """Every transition of the pool host's state machine."""
+        self._telemetry.replica_state(self.pools[pool_id].spec, replica_id, state)
+
+    def self_tested(self, pool_id: str, replica_id: str, ok: bool) -> None:
+        self._telemetry.self_tested(self.pools[pool_id].spec, ok)
+
+    def out_of_memory(self, pool_id: str, replica_id: str, memory: str) -> None:
+        """An engine failed for want of `vram` or `host-ram`; the pool host's line says more."""
+        self._telemetry.out_of_memory(self.pools[pool_id].spec, memory)
+
+    def device_error(self, pool_id: str, replica_id: str, fault: str) -> None:
+        """Driver or GPU failed: cuda-error, xid, ecc, gpu-lost or reset."""
+        self._telemetry.device_error(self.pools[pool_id].spec, fault)

@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 # A waiting task that had to go for another one counts as rejected too.
 _EVICTIONS = frozenset({Reason.DROPPED_LRU, Reason.SHED, Reason.PREEMPTED})
 
+_METERED_STATES = ("Preloading", "SelfTest", "Ready", "Draining", "Unready", "Backoff", "Broken")
+
 log = structlog.get_logger("orchestratord.tasks")
 
 TokenCounter = Callable[[int], None]
@@ -279,6 +281,29 @@ class Telemetry:
     def restarted(self, spec: PoolSpec, replica_id: str) -> None:
         self.metrics.replica_restarts_total.labels(
             engine=spec.engine, pool_id=spec.id, replica_id=replica_id
+        ).inc()
+
+    def replica_state(self, spec: PoolSpec, replica_id: str, state: str) -> None:
+        """1 for the state it is in; a replica whose engine nobody wants to run (Unloaded, Stopped)
+        is in none of them: the label's budget holds seven states and `other`."""
+        for known in _METERED_STATES:
+            self.metrics.replica_state.labels(
+                engine=spec.engine, pool_id=spec.id, replica_id=replica_id, state=known
+            ).set(known == state)
+
+    def self_tested(self, spec: PoolSpec, ok: bool) -> None:
+        self.metrics.self_tests_total.labels(
+            engine=spec.engine, pool_id=spec.id, outcome="passed" if ok else "failed"
+        ).inc()
+
+    def out_of_memory(self, spec: PoolSpec, memory: str) -> None:
+        self.metrics.oom_events_total.labels(
+            engine=spec.engine, pool_id=spec.id, reason=memory
+        ).inc()
+
+    def device_error(self, spec: PoolSpec, fault: str) -> None:
+        self.metrics.driver_reset_events_total.labels(
+            engine=spec.engine, pool_id=spec.id, reason=fault
         ).inc()
 
     def pool_gauges(
