@@ -34,7 +34,7 @@ LABEL_BUDGETS: dict[str, int] = {
     "mode": 4,
     "model_id": 1024,
     "device": 64,
-    "policy": 8,
+    "policy": 16,
     "outcome": 8,
     "code": 16,
     "operation": 48,
@@ -412,7 +412,7 @@ class SloValue:
 
 
 class SloAttainmentRatio:
-    """Share of the tasks lately that met the objective, 0 to 1."""
+    """Share of the tasks lately that met the objective, 0 to 1; how much of it was reached, of a throughput. Absent below 20 samples."""
 
     def __init__(self, metric: Gauge) -> None:
         self._metric = metric
@@ -943,7 +943,7 @@ class OrchMetrics:
         self.slo_attainment_ratio = SloAttainmentRatio(
             Gauge(
                 "slo_attainment_ratio",
-                "Share of the tasks lately that met the objective, 0 to 1.",
+                "Share of the tasks lately that met the objective, 0 to 1; how much of it was reached, of a throughput. Absent below 20 samples.",
                 ("engine", "pool_id", "priority", "objective"),
                 registry=registry,
             )
@@ -1362,7 +1362,7 @@ DEFINITIONS: tuple[Definition, ...] = (
         "gauge",
         "ratio",
         ("engine", "pool_id", "priority", "objective"),
-        "Share of the tasks lately that met the objective, 0 to 1.",
+        "Share of the tasks lately that met the objective, 0 to 1; how much of it was reached, of a throughput. Absent below 20 samples.",
         ("ORCH-3028", "ORCH-3041"),
     ),
     Definition(

@@ -278,7 +278,9 @@ class ReplicaSet(Open):
     slo: (
         Annotated[
             dict[str, float],
-            Meta(description="What was measured lately, by name of the objective."),
+            Meta(
+                description="What was measured lately (`slos.window_s`) in the pools that its replicas are in. `interactive.first_token_p95_ms`, `interactive.tokens_64_p95_ms`, `interactive.error_ratio`, `batch.throughput_ratio` and `batch.error_ratio` are in the unit that the name says; with `_attainment_ratio` behind it each is the share that met its objective, 0 to 1, once there are 20 samples. What was not measured is absent."
+            ),
         ]
         | UnsetType
     ) = UNSET

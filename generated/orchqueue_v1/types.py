@@ -313,7 +313,7 @@ class ErrorEnvelope(Open):
         Annotated[
             str,
             Meta(
-                description="The policy that decided: reject, drop-lru or shed-low-priority at a full queue, otherwise rate-limit, quota, budget or another name of the same kind.",
+                description="The policy that decided: reject, drop-lru or shed-low-priority at a full queue, otherwise rate-limit, quota, budget, circuit-breaker or another name of the same kind.",
                 pattern=r"^[a-z][a-z0-9-]*\Z",
             ),
         ]
