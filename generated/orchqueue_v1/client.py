@@ -33,6 +33,7 @@ from orchqueue_v1.transport import (
 )
 from orchqueue_v1.types import (
     AdmissionResponse,
+    DeterminismReport,
     SessionInfo,
     TaskExplanation,
     TaskRequest,
@@ -134,6 +135,18 @@ class AsyncOrchQueueClient:
             _headers(correlation_id),
         )
         return decode(await self._transport.send(request), TaskExplanation)
+
+    async def get_determinism(
+        self, task_id: str, *, correlation_id: str | None = None
+    ) -> DeterminismReport:
+        """What proves a strict stream. Raises `OrchError`."""
+        request = Request(
+            "GET",
+            path_of("/v1/tasks/{}/determinism", task_id),
+            None,
+            _headers(correlation_id),
+        )
+        return decode(await self._transport.send(request), DeterminismReport)
 
     async def get_session(
         self, session_id: str, *, correlation_id: str | None = None
@@ -244,6 +257,18 @@ class OrchQueueClient:
             _headers(correlation_id),
         )
         return decode(self._transport.send(request), TaskExplanation)
+
+    def get_determinism(
+        self, task_id: str, *, correlation_id: str | None = None
+    ) -> DeterminismReport:
+        """What proves a strict stream. Raises `OrchError`."""
+        request = Request(
+            "GET",
+            path_of("/v1/tasks/{}/determinism", task_id),
+            None,
+            _headers(correlation_id),
+        )
+        return decode(self._transport.send(request), DeterminismReport)
 
     def get_session(self, session_id: str, *, correlation_id: str | None = None) -> SessionInfo:
         """What is left of a session. Raises `OrchError`."""

@@ -61,6 +61,15 @@ EXPLAIN_TASK = Route(
     ),
     id_parameter="id",
 )
+GET_DETERMINISM = Route(
+    operation_id="get_determinism",
+    method="GET",
+    path="/v1/tasks/{id}/determinism",
+    request=None,
+    success=200,
+    roles=("data",),
+    id_parameter="id",
+)
 GET_SESSION = Route(
     operation_id="get_session",
     method="GET",
@@ -85,6 +94,7 @@ ROUTES: tuple[Route, ...] = (
     STREAM_TASK,
     CANCEL_TASK,
     EXPLAIN_TASK,
+    GET_DETERMINISM,
     GET_SESSION,
     DELETE_SESSION,
 )
@@ -119,6 +129,14 @@ _WITH_ID: tuple[tuple[str, str, int, int, dict[str, Route], frozenset[str]], ...
         10,
         12,
         {"GET": EXPLAIN_TASK},
+        frozenset(("GET",)),
+    ),
+    (
+        "/v1/tasks/",
+        "/determinism",
+        10,
+        12,
+        {"GET": GET_DETERMINISM},
         frozenset(("GET",)),
     ),
     (

@@ -377,6 +377,31 @@ class TaskDecision(Open):
     ]
 
 
+class DeterminismReport(Open):
+    """
+    What a strict stream can be decoded again and compared with.
+    """
+
+    task_id: Uuid
+    key: Annotated[
+        str,
+        Meta(
+            description="Digest of prompt, parameters, seed, sampler profile, engine version and model digest."
+        ),
+    ]
+    seed: Annotated[int, Meta(description="The seed that was decoded with.", ge=0)]
+    engine_version: Annotated[str, Meta(description="Of the engine that decoded it.")]
+    model_digest: Annotated[str, Meta(description="Of the model that decoded it.")]
+    sha256: Annotated[
+        str, Meta(description="Of the whole text in UTF-8.", pattern=r"^[0-9a-f]{64}\Z")
+    ]
+    tokens_out: Annotated[int, Meta(description="Tokens of the stream.", ge=0)]
+    request: TaskRequest
+    sampler_profile_version: (
+        Annotated[str, Meta(description="The sampler profile.")] | UnsetType
+    ) = UNSET
+
+
 class SessionInfo(Open):
     """
     What is left of a session. A budget's field is absent where none is set.

@@ -51,7 +51,9 @@ from orchestratord.ports.coordinator import Coordinator, Lease
 from orchestratord.ports.journal import Journal
 from orchestratord.services.admission import AdmissionService
 from orchestratord.services.cancellation import CancellationService
+from orchestratord.services.determinism import DeterminismService
 from orchestratord.services.dispatch import Dispatcher
+from orchestratord.services.explanations import ExplanationService
 from orchestratord.services.jobs import Job, JobTable
 from orchestratord.services.kv_pressure import PERIOD_S as KV_PERIOD_S
 from orchestratord.services.kv_pressure import KvPressure
@@ -130,6 +132,7 @@ class Orchestrator:
         )
         self.hub = ReaderHub(self.scheduling, config.streams.metrics_ms / 1000)
         self.cancellation = CancellationService(self.scheduling)
+        self.explanations = ExplanationService(self.scheduling, self.jobs)
         self.admission = AdmissionService(
             self.scheduling,
             self.jobs,
@@ -235,6 +238,8 @@ class Orchestrator:
             self.cancellation,
             self.sessions,
             self.hub,
+            DeterminismService(self.journal),
+            self.explanations,
         )
         return Gate(
             data_plane if data else None,
@@ -279,7 +284,7 @@ class Orchestrator:
             retry_after_ms=1000,
         )
         for pool_id in self.replicas.pools:
-            self.scheduling.step(PoolDraining(pool_id))
+            self.scheduling.step(PoolDraining(pool_id, in_place=True))
         self.hub.close_all(waiting_only=True)
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self.dispatcher.idle.wait(), deadline_s)

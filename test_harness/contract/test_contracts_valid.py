@@ -50,6 +50,7 @@ OPERATIONS = {
     ("POST", "/v1/tasks"): ("submit_task", 202, ["data"]),
     ("GET", "/v1/tasks/{id}/stream"): ("stream_task", 200, ["data"]),
     ("POST", "/v1/tasks/{id}/cancel"): ("cancel_task", 204, ["data"]),
+    ("GET", "/v1/tasks/{id}/determinism"): ("get_determinism", 200, ["data"]),
     ("GET", "/v1/tasks/{id}/explanation"): ("explain_task", 200, ["data", "control"]),
     ("GET", "/v1/sessions/{id}"): ("get_session", 200, ["data"]),
     ("DELETE", "/v1/sessions/{id}"): ("delete_session", 204, ["data"]),

@@ -14,9 +14,11 @@ from orchestrator_core.errors import Code, Refusal
 from orchestrator_core.sessions.session_table import SessionView
 from orchestratord.api.errors import HttpError, error_response, invalid, refusal_response
 from orchestratord.api.http_server import Headers
+from orchestratord.api.proofs import report_body
 from orchestratord.api.stream import stream_response
 from orchestratord.api.tasks import (
     admission_body,
+    asked_tenant,
     budget_headers,
     decode_task,
     draft_of,
@@ -28,6 +30,8 @@ from orchestratord.api.types import Exchange, Handler
 from orchestratord.ports.journal import JournalError
 from orchestratord.services.admission import AdmissionService, IdConflict, Outcome
 from orchestratord.services.cancellation import CancellationService
+from orchestratord.services.determinism import DeterminismService, NoProof
+from orchestratord.services.explanations import ExplanationService
 from orchestratord.services.jobs import Job, JobTable
 from orchestratord.services.sessions import SessionService, remaining_budgets
 from orchestratord.services.streams import ReaderHub
@@ -35,6 +39,8 @@ from orchestratord.services.streams import ReaderHub
 log = structlog.get_logger("orchestratord.api")
 
 JSON_TYPE = (b"content-type", b"application/json")
+# Who has it may ask about the tasks of every tenant.
+CONTROL_ROLE = "control"
 
 
 class DataPlane:
@@ -47,16 +53,22 @@ class DataPlane:
         cancellation: CancellationService,
         sessions: SessionService,
         hub: ReaderHub,
+        determinism: DeterminismService,
+        explanations: ExplanationService,
     ) -> None:
         self._jobs = jobs
         self._admission = admission
         self._cancellation = cancellation
         self._sessions = sessions
         self._hub = hub
+        self._determinism = determinism
+        self._explanations = explanations
         self.handlers: dict[str, Handler] = {
             "submit_task": self.submit_task,
             "stream_task": self.stream_task,
             "cancel_task": self.cancel_task,
+            "explain_task": self.explain_task,
+            "get_determinism": self.get_determinism,
             "get_session": self.get_session,
             "delete_session": self.delete_session,
         }
@@ -106,6 +118,25 @@ class DataPlane:
         except JournalError as error:
             raise _not_durable(error) from None
         exchange.finish(204, [])
+
+    def explain_task(self, exchange: Exchange) -> None:
+        who = exchange.principal
+        task_id, tenant = known_id(exchange.path_id), asked_tenant(exchange.request.query)
+        tenant = who.tenant if tenant is None else tenant
+        may_ask = tenant == who.tenant or CONTROL_ROLE in who.roles
+        found = self._explanations.explain(tenant, task_id) if may_ask else None
+        if found is None:
+            raise invalid("id: no such task", status=404)
+        exchange.finish(200, [JSON_TYPE], msgspec.json.encode(found))
+
+    async def get_determinism(self, exchange: Exchange) -> None:
+        try:
+            proof = await self._determinism.proof(self._job(exchange))
+        except JournalError as error:
+            raise _not_durable(error) from None
+        if isinstance(proof, NoProof):
+            raise invalid(proof.message, status=409)
+        exchange.finish(200, [JSON_TYPE], report_body(proof))
 
     def get_session(self, exchange: Exchange) -> None:
         session = self._session(exchange, known_id(exchange.path_id))

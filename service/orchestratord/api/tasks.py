@@ -9,6 +9,7 @@ import hashlib
 import re
 from collections.abc import Mapping
 from typing import TypeVar
+from urllib.parse import parse_qs
 
 import msgspec
 from msgspec import UnsetType
@@ -56,6 +57,12 @@ def known_id(text: str | None) -> str:
     if text is None or _UUID.match(text) is None:
         raise invalid("id: no such id", status=404)
     return text.lower()
+
+
+def asked_tenant(query: bytes) -> str | None:
+    """The tenant that a query names, None where it names none; others of its fields are ignored."""
+    fields = parse_qs(query.decode("latin-1"), keep_blank_values=True)
+    return fields["tenant"][0] if "tenant" in fields else None
 
 
 def _set(value: T | UnsetType) -> T | None:

@@ -61,6 +61,12 @@ class MemoryJournal:
         rows = self._disk.rows
         return iter([(row, list(rows[row])) for row in sorted(rows)])
 
+    async def read(self, row: int) -> list[bytes]:
+        """The records of one row; raises `JournalError` after `close` or `crash`."""
+        if self._closed:
+            raise JournalError("journal in memory is closed")
+        return list(self._disk.rows.get(row, ()))
+
     def forget(self, rows: Iterable[int]) -> None:
         """These rows disappear with the next commit."""
         self._forgotten.update(rows)

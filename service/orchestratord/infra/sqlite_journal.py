@@ -166,6 +166,10 @@ class SqliteJournal:
             raise JournalError(f"journal {self._path}: replay comes before the first append")
         return self._rows()
 
+    async def read(self, row: int) -> list[bytes]:
+        """The records of one row, read in a thread: the writer may have the file (ports.journal)."""
+        return await asyncio.to_thread(self._read, row)
+
     def forget(self, rows: Iterable[int]) -> None:
         """These rows are not needed any more; deleted with a later commit, on disk within about
         a second. Unknown rows are ignored, and so is everything after `close`."""
@@ -199,6 +203,16 @@ class SqliteJournal:
             await asyncio.to_thread(writer.join)
         with self._database_lock:
             self._database.close()
+
+    def _read(self, row: int) -> list[bytes]:
+        try:
+            with self._database_lock:
+                found = self._database.execute(
+                    "SELECT records FROM journal WHERE row = ?", (row,)
+                ).fetchone()
+            return [] if found is None else self._decoder.decode(found[0])
+        except (sqlite3.Error, msgspec.DecodeError, TypeError) as error:
+            raise JournalError(f"journal {self._path}: row {row} cannot be read: {error}") from error
 
     def _rows(self) -> Iterator[tuple[int, list[bytes]]]:
         last = 0

@@ -34,6 +34,13 @@ class Journal(Protocol):
         """All rows in order, each with its records; before the first append only."""
         ...
 
+    async def read(self, row: int) -> list[bytes]:
+        """The records of a durable row; none for one that is forgotten or never was.
+
+        Raises `JournalError` where it cannot be read, also after `close`.
+        """
+        ...
+
     def forget(self, rows: Iterable[int]) -> None:
         """These rows are not needed after a restart; they disappear with a later commit."""
         ...

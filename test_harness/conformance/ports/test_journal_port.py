@@ -166,3 +166,32 @@ def test_one_who_stopped_waiting_does_not_hold_up_the_others(journal_store: Jour
         return found
 
     assert asyncio.run(scenario()) == [b"0", b"1", b"2"]
+
+
+def test_a_row_can_be_read_by_its_number_until_it_is_forgotten(journal_store: JournalStore) -> None:
+    async def scenario() -> tuple[list[list[bytes]], list[bytes]]:
+        journal = journal_store.open()
+        first, second = await journal.append(b"first"), await journal.append(b"second")
+        read = [await journal.read(row) for row in (first, second, second + 1000)]
+        journal.forget([first])
+        await journal.close()
+        journal = journal_store.open()
+        forgotten = await journal.read(first)
+        await journal.close()
+        return read, forgotten
+
+    read, forgotten = asyncio.run(scenario())
+
+    assert read == [[b"first"], [b"second"], []]
+    assert forgotten == []
+
+
+def test_a_closed_journal_cannot_be_read(journal_store: JournalStore) -> None:
+    async def scenario() -> None:
+        journal = journal_store.open()
+        row = await journal.append(b"first")
+        await journal.close()
+        await journal.read(row)
+
+    with pytest.raises(JournalError):
+        asyncio.run(scenario())

@@ -14,6 +14,7 @@ from orchestratord.api.gate import Gate, correlation_id
 from orchestratord.api.http_server import HttpConnection, HttpServer
 from orchestratord.api.keys import KeyRing, Principal, hash_key
 from orchestratord.api.public_pages import PublicPages
+from orchestratord.services.determinism import DeterminismService
 
 TASK = "00000000-0000-4000-8000-000000000001"
 BODY = {
@@ -71,7 +72,15 @@ class Client:
     ) -> None:
         life = world.life
         ring = KeyRing([(hash_key(key, b"salt"), who) for key, who in KEYS.items()])
-        data = DataPlane(life.jobs, life.admission, life.cancellation, life.sessions, life.hub)
+        data = DataPlane(
+            life.jobs,
+            life.admission,
+            life.cancellation,
+            life.sessions,
+            life.hub,
+            DeterminismService(life.journal),
+            life.explanations,
+        )
         pages = PublicPages(lambda: (False, "pool p: Preloading"), metrics)
         self.world = world
         self.telemetry = life.telemetry
