@@ -7,7 +7,7 @@ FRESH  := $(VENV)/evidence.json
 PYTEST := $(BIN)/python -m pytest
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test bdd evidence lint regen bench lock clean
+.PHONY: help venv demo test compiler bdd evidence lint regen bench lock clean
 
 help: ## show this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed 's/:[^#]*## /\t/' | expand -t 12
@@ -31,14 +31,18 @@ $(STAMP): pyproject.toml constraints.txt constraints-models.txt
 demo: $(STAMP) ## start the service with a real engine, stream a few tasks, stop
 	@$(BIN)/python -m orch_cli.demo
 
-test: $(STAMP) ## run all tests; what they prove must equal requirements/evidence.json
+test: $(STAMP) compiler ## run all tests; what they prove must equal requirements/evidence.json
 	@$(PYTEST) --evidence-out $(FRESH)
 	@$(BIN)/python -m orch_tools evidence --compare $(FRESH)
+
+compiler:
+	@command -v gcc >/dev/null || \
+	  { echo 'gcc is needed: the tests build a scripted NVML (apt-get install gcc libc6-dev)' >&2; exit 1; }
 
 bdd: $(STAMP) ## run the features; LLORCH_BDD_FEATURE_PATH names a file or a folder of them
 	@$(PYTEST) test_harness/bdd
 
-evidence: $(STAMP) ## run all tests and write requirements/evidence.json and COMPLIANCE.md
+evidence: $(STAMP) compiler ## run all tests and write requirements/evidence.json and COMPLIANCE.md
 	@$(BIN)/python -m orch_tools regen
 	@$(PYTEST) --evidence-out requirements/evidence.json; outcome=$$?; \
 	  $(BIN)/python -m orch_tools regen && exit $$outcome

@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
+from harness_kit.nvml_library import SCRIPT_VARIABLE, ScriptedNvml, build
+
 HERE = Path(__file__).parent
 KINDS = ("unit", "property", "conformance", "contract", "e2e")
 
@@ -18,6 +20,21 @@ KINDS = ("unit", "property", "conformance", "contract", "e2e")
 settings.register_profile("dev", max_examples=50, deadline=None)
 settings.register_profile("ci", max_examples=1000, deadline=None)
 settings.load_profile("dev")
+
+
+@pytest.fixture(scope="session")
+def nvml_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The scripted NVML, built once per run."""
+    return build(tmp_path_factory.mktemp("nvml"))
+
+
+@pytest.fixture
+def nvml(nvml_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ScriptedNvml:
+    """A host whose GPUs the test invents, in this process and, by `environment`, in others."""
+    scripted = ScriptedNvml(nvml_file, tmp_path / "gpus.txt")
+    scripted.load()
+    monkeypatch.setenv(SCRIPT_VARIABLE, str(scripted.script))
+    return scripted
 
 
 @pytest.hookimpl(trylast=True)

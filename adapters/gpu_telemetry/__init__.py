@@ -1,0 +1,1 @@
+"""GPUs of this host, read from NVIDIA's management library (NVML) through pynvml."""
