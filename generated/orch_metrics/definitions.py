@@ -222,6 +222,10 @@ class QueueDepth:
         """The child to count in; bind it once."""
         return self._metric.labels(*self._budget.fit(engine, engine_version, pool_id, priority))
 
+    def clear(self) -> None:
+        """Forget all children: what is not set again is not exposed."""
+        self._metric.clear()
+
 
 class KvCacheUsageRatio:
     """Share of the KV cache in use, 0 to 1."""
@@ -233,6 +237,10 @@ class KvCacheUsageRatio:
     def labels(self, *, engine: str, engine_version: str, pool_id: str, replica_id: str) -> Gauge:
         """The child to count in; bind it once."""
         return self._metric.labels(*self._budget.fit(engine, engine_version, pool_id, replica_id))
+
+    def clear(self) -> None:
+        """Forget all children: what is not set again is not exposed."""
+        self._metric.clear()
 
 
 class GpuUtilization:
@@ -250,6 +258,10 @@ class GpuUtilization:
             *self._budget.fit(engine, engine_version, pool_id, replica_id, device)
         )
 
+    def clear(self) -> None:
+        """Forget all children: what is not set again is not exposed."""
+        self._metric.clear()
+
 
 class VramUsedBytes:
     """GPU memory in use."""
@@ -265,6 +277,10 @@ class VramUsedBytes:
         return self._metric.labels(
             *self._budget.fit(engine, engine_version, pool_id, replica_id, device)
         )
+
+    def clear(self) -> None:
+        """Forget all children: what is not set again is not exposed."""
+        self._metric.clear()
 
 
 class LatencyFirstTokenMs:
@@ -350,6 +366,10 @@ class ModelState:
         """The child to count in; bind it once."""
         return self._metric.labels(*self._budget.fit(model_id, state))
 
+    def clear(self) -> None:
+        """Forget all children: what is not set again is not exposed."""
+        self._metric.clear()
+
 
 class AdmissionShare:
     """Share of the decoded cost lately, as an EWMA, 0 to 1."""
@@ -362,6 +382,10 @@ class AdmissionShare:
         """The child to count in; bind it once."""
         return self._metric.labels(*self._budget.fit(tenant, priority))
 
+    def clear(self) -> None:
+        """Forget all children: what is not set again is not exposed."""
+        self._metric.clear()
+
 
 class DeadlinesMetRatio:
     """Share of finished tasks that met their deadline, 0 to 1."""
@@ -373,6 +397,10 @@ class DeadlinesMetRatio:
     def labels(self, *, priority: str) -> Gauge:
         """The child to count in; bind it once."""
         return self._metric.labels(*self._budget.fit(priority))
+
+    def clear(self) -> None:
+        """Forget all children: what is not set again is not exposed."""
+        self._metric.clear()
 
 
 class PreemptionsTotal:
@@ -410,6 +438,10 @@ class SloValue:
         """The child to count in; bind it once."""
         return self._metric.labels(*self._budget.fit(engine, pool_id, priority, objective))
 
+    def clear(self) -> None:
+        """Forget all children: what is not set again is not exposed."""
+        self._metric.clear()
+
 
 class SloAttainmentRatio:
     """Share of the tasks lately that met the objective, 0 to 1; how much of it was reached, of a throughput. Absent below 20 samples."""
@@ -421,6 +453,10 @@ class SloAttainmentRatio:
     def labels(self, *, engine: str, pool_id: str, priority: str, objective: str) -> Gauge:
         """The child to count in; bind it once."""
         return self._metric.labels(*self._budget.fit(engine, pool_id, priority, objective))
+
+    def clear(self) -> None:
+        """Forget all children: what is not set again is not exposed."""
+        self._metric.clear()
 
 
 class AdmissionBreakerOpen:
@@ -434,6 +470,10 @@ class AdmissionBreakerOpen:
         """The child to count in; bind it once."""
         return self._metric.labels(*self._budget.fit(engine, pool_id, priority))
 
+    def clear(self) -> None:
+        """Forget all children: what is not set again is not exposed."""
+        self._metric.clear()
+
 
 class TasksRunning:
     """Tasks that decode."""
@@ -445,6 +485,10 @@ class TasksRunning:
     def labels(self, *, engine: str, pool_id: str, priority: str) -> Gauge:
         """The child to count in; bind it once."""
         return self._metric.labels(*self._budget.fit(engine, pool_id, priority))
+
+    def clear(self) -> None:
+        """Forget all children: what is not set again is not exposed."""
+        self._metric.clear()
 
 
 class TasksFinishedTotal:
@@ -506,6 +550,10 @@ class Slots:
         """The child to count in; bind it once."""
         return self._metric.labels(*self._budget.fit(engine, pool_id, replica_id))
 
+    def clear(self) -> None:
+        """Forget all children: what is not set again is not exposed."""
+        self._metric.clear()
+
 
 class SlotsBusy:
     """Slots with a task of ours."""
@@ -517,6 +565,10 @@ class SlotsBusy:
     def labels(self, *, engine: str, pool_id: str, replica_id: str) -> Gauge:
         """The child to count in; bind it once."""
         return self._metric.labels(*self._budget.fit(engine, pool_id, replica_id))
+
+    def clear(self) -> None:
+        """Forget all children: what is not set again is not exposed."""
+        self._metric.clear()
 
 
 class ReplicaReady:
@@ -530,6 +582,10 @@ class ReplicaReady:
         """The child to count in; bind it once."""
         return self._metric.labels(*self._budget.fit(engine, engine_version, pool_id, replica_id))
 
+    def clear(self) -> None:
+        """Forget all children: what is not set again is not exposed."""
+        self._metric.clear()
+
 
 class ReplicaState:
     """1 for the state that the replica is in, 0 for the others."""
@@ -541,6 +597,10 @@ class ReplicaState:
     def labels(self, *, engine: str, pool_id: str, replica_id: str, state: str) -> Gauge:
         """The child to count in; bind it once."""
         return self._metric.labels(*self._budget.fit(engine, pool_id, replica_id, state))
+
+    def clear(self) -> None:
+        """Forget all children: what is not set again is not exposed."""
+        self._metric.clear()
 
 
 class ReplicaRestartsTotal:
@@ -650,6 +710,10 @@ class GpuMemoryTotalBytes:
         """The child to count in; bind it once."""
         return self._metric.labels(*self._budget.fit(device))
 
+    def clear(self) -> None:
+        """Forget all children: what is not set again is not exposed."""
+        self._metric.clear()
+
 
 class GpuMemoryUsedBytes:
     """Memory of the GPU in use by anybody."""
@@ -661,6 +725,10 @@ class GpuMemoryUsedBytes:
     def labels(self, *, device: str) -> Gauge:
         """The child to count in; bind it once."""
         return self._metric.labels(*self._budget.fit(device))
+
+    def clear(self) -> None:
+        """Forget all children: what is not set again is not exposed."""
+        self._metric.clear()
 
 
 class GpuTemperatureCelsius:
@@ -674,6 +742,10 @@ class GpuTemperatureCelsius:
         """The child to count in; bind it once."""
         return self._metric.labels(*self._budget.fit(device))
 
+    def clear(self) -> None:
+        """Forget all children: what is not set again is not exposed."""
+        self._metric.clear()
+
 
 class GpuPowerWatts:
     """Power that the GPU draws."""
@@ -685,6 +757,10 @@ class GpuPowerWatts:
     def labels(self, *, device: str) -> Gauge:
         """The child to count in; bind it once."""
         return self._metric.labels(*self._budget.fit(device))
+
+    def clear(self) -> None:
+        """Forget all children: what is not set again is not exposed."""
+        self._metric.clear()
 
 
 class GpuSmClockMhz:
@@ -698,6 +774,10 @@ class GpuSmClockMhz:
         """The child to count in; bind it once."""
         return self._metric.labels(*self._budget.fit(device))
 
+    def clear(self) -> None:
+        """Forget all children: what is not set again is not exposed."""
+        self._metric.clear()
+
 
 class GpuThrottled:
     """1 while the GPU is slowed down for heat or power."""
@@ -709,6 +789,10 @@ class GpuThrottled:
     def labels(self, *, device: str) -> Gauge:
         """The child to count in; bind it once."""
         return self._metric.labels(*self._budget.fit(device))
+
+    def clear(self) -> None:
+        """Forget all children: what is not set again is not exposed."""
+        self._metric.clear()
 
 
 class GpuEccErrors:
@@ -722,6 +806,10 @@ class GpuEccErrors:
         """The child to count in; bind it once."""
         return self._metric.labels(*self._budget.fit(device))
 
+    def clear(self) -> None:
+        """Forget all children: what is not set again is not exposed."""
+        self._metric.clear()
+
 
 class GpuLost:
     """1 while the GPU does not answer."""
@@ -733,6 +821,10 @@ class GpuLost:
     def labels(self, *, device: str) -> Gauge:
         """The child to count in; bind it once."""
         return self._metric.labels(*self._budget.fit(device))
+
+    def clear(self) -> None:
+        """Forget all children: what is not set again is not exposed."""
+        self._metric.clear()
 
 
 class HttpRequestsTotal:
@@ -769,6 +861,10 @@ class BuildInfo:
     def labels(self, *, version: str) -> Gauge:
         """The child to count in; bind it once."""
         return self._metric.labels(*self._budget.fit(version))
+
+    def clear(self) -> None:
+        """Forget all children: what is not set again is not exposed."""
+        self._metric.clear()
 
 
 class OrchMetrics:

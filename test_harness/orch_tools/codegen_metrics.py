@@ -130,10 +130,18 @@ def class_name(metric: str) -> str:
     return "".join(part.capitalize() for part in metric.split("_"))
 
 
+_CLEAR = '''
+    def clear(self) -> None:
+        """Forget all children: what is not set again is not exposed."""
+        self._metric.clear()
+'''
+
+
 def metric_class(metric: dict[str, Any]) -> str:
     """The class of a metric with labels."""
     kind, labels = _TYPES[metric["type"]], metric["labels"]
     keywords = ", ".join(f"{label}: str" for label in labels)
+    clear = _CLEAR if kind == "Gauge" else ""
     return f'''class {class_name(metric["name"])}:
     """{metric["help"]}"""
 
@@ -144,7 +152,7 @@ def metric_class(metric: dict[str, Any]) -> str:
     def labels(self, *, {keywords}) -> {kind}:
         """The child to count in; bind it once."""
         return self._metric.labels(*self._budget.fit({", ".join(labels)}))
-'''
+{clear}'''
 
 
 def attribute_line(metric: dict[str, Any]) -> str:

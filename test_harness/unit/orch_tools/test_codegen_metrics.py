@@ -71,7 +71,7 @@ def test_values_beyond_a_label_s_budget_are_counted_under_other() -> None:
 def test_a_value_that_was_there_before_the_budget_ran_out_keeps_its_series() -> None:
     metrics = OrchMetrics(CollectorRegistry())
     policies = metrics.admission_backpressure_events_total
-    for policy in "abcdefghij":
+    for policy in "abcdefghijklmnopqr":
         policies.labels(engine="tgi", policy=policy).inc()
 
     policies.labels(engine="tgi", policy="a").inc()
@@ -89,6 +89,17 @@ def test_a_value_outside_a_closed_list_is_counted_under_other() -> None:
 
     lines = [line for line in exposed(metrics) if line.startswith("errors_total")]
     assert sorted(lines) == ['errors_total{code="INTERNAL"} 1.0', 'errors_total{code="other"} 1.0']
+
+
+def test_a_gauge_that_was_cleared_shows_only_what_is_set_again() -> None:
+    metrics = OrchMetrics(CollectorRegistry())
+    for device in ("0", "1"):
+        metrics.gpu_lost.labels(device=device).set(1)
+
+    metrics.gpu_lost.clear()
+    metrics.gpu_lost.labels(device="1").set(0)
+
+    assert [line for line in exposed(metrics) if "gpu_lost" in line] == ['gpu_lost{device="1"} 0.0']
 
 
 def test_two_registries_do_not_share_series_or_budgets() -> None:
