@@ -1,8 +1,9 @@
-"""A small reader of GGUF metadata, for one figure: bytes of KV cache per token.
+"""A small reader of GGUF metadata: what a model's shape is, and bytes of KV cache per token.
 
-Off the request's path: read once per model file, when a replica becomes Ready. Invariants: every
-length is checked against the file before it is used; a file that is cut, foreign or hostile raises
-`GgufError`, nothing else; tensors are never read.
+Off the request's path: read once per model file, when a replica becomes Ready, and before an engine
+is launched (with `gguf_tensors`). Invariants: every length is checked against the file before it
+is used; a file that is cut, foreign or hostile raises `GgufError`, nothing else; tensors are never
+read.
 Source: the GGUF specification (ggml, docs/gguf.md), versions 2 and 3, little-endian.
 Requirements: ORCH-3032, ORCH-3022.
 """
@@ -18,6 +19,8 @@ MAGIC = b"GGUF"
 VERSIONS = (2, 3)
 KEYS_MAX = 65_536  # real files have 20 to 60
 ARRAY_KEPT_MAX = 4_096  # per-layer lists are kept, vocabularies are skipped
+TEXT_BYTES_MAX = 16 * 1024 * 1024  # chat templates have some tens of kilobytes
+STRINGS_MAX = 8_388_608  # the largest vocabularies have a million entries
 KV_ELEMENT_BYTES = 2  # f16, llama.cpp's default type for K and V
 
 _SCALARS: dict[int, struct.Struct] = {
@@ -43,10 +46,17 @@ class GgufError(ValueError):
     """The file is not a GGUF file that this reader understands."""
 
 
-class _Cursor:
+class Cursor:
+    """Reads a file's header in order; every method raises `GgufError` beyond the file's end."""
+
     def __init__(self, data: bytes | mmap.mmap) -> None:
         self._data = data
         self._at = 0
+
+    @property
+    def at(self) -> int:
+        """Bytes read so far."""
+        return self._at
 
     def take(self, length_bytes: int) -> bytes:
         end = self._at + length_bytes
@@ -69,7 +79,10 @@ class _Cursor:
         return int(self.number(form))
 
     def text(self) -> str:
-        return self.take(self.count()).decode("utf-8", "replace")
+        length_bytes = self.count()
+        if length_bytes > TEXT_BYTES_MAX and length_bytes <= len(self._data):
+            raise GgufError(f"a text of {length_bytes} bytes is longer than {TEXT_BYTES_MAX}")
+        return self.take(length_bytes).decode("utf-8", "replace")
 
     def value(self) -> Value | None:
         """The next typed value; None for an array that is skipped."""
@@ -80,6 +93,8 @@ class _Cursor:
             return self.number(_scalar(kind))
         element, length = self.count(_U32), self.count()
         if element == _STRING:
+            if length > STRINGS_MAX:
+                raise GgufError(f"a list of {length} texts is longer than {STRINGS_MAX}")
             for _ in range(length):
                 self.skip(self.count())
             return None
@@ -103,13 +118,22 @@ def parse_metadata(data: bytes | mmap.mmap) -> dict[str, Value]:
     Raises:
         GgufError: not GGUF, an unsupported version, or cut.
     """
-    cursor = _Cursor(data)
+    return parse_header(data)[0]
+
+
+def parse_header(data: bytes | mmap.mmap) -> tuple[dict[str, Value], int, Cursor]:
+    """As `parse_metadata`, with the number of tensors and the cursor at the first one's entry.
+
+    Raises:
+        GgufError: see `parse_metadata`.
+    """
+    cursor = Cursor(data)
     if cursor.take(4) != MAGIC:
         raise GgufError("no GGUF magic")
     version = cursor.count(_U32)
     if version not in VERSIONS:
         raise GgufError(f"version {version} is not supported")
-    cursor.count()  # number of tensors
+    tensors = cursor.count()
     keys = cursor.count()
     if keys > KEYS_MAX:
         raise GgufError(f"{keys} keys are more than {KEYS_MAX}")
@@ -119,7 +143,7 @@ def parse_metadata(data: bytes | mmap.mmap) -> dict[str, Value]:
         value = cursor.value()
         if value is not None:
             metadata[key] = value
-    return metadata
+    return metadata, tensors, cursor
 
 
 def read_metadata(path: Path) -> dict[str, Value]:
@@ -138,34 +162,55 @@ def read_metadata(path: Path) -> dict[str, Value]:
             return parse_metadata(mapped)
 
 
-def kv_bytes_per_token(metadata: Mapping[str, Value]) -> int:
-    """Bytes that one token's keys and values take over all layers, in f16.
+def figure(metadata: Mapping[str, Value], name: str) -> int:
+    """The architecture's positive number `name`, such as `block_count`.
 
     Raises:
-        GgufError: a figure that is needed is missing or not a number.
+        GgufError: it is missing or not a positive number.
     """
     architecture = metadata.get("general.architecture")
     if not isinstance(architecture, str):
         raise GgufError("general.architecture is missing")
+    value = metadata.get(f"{architecture}.{name}")
+    if not isinstance(value, int) or value <= 0:
+        raise GgufError(f"{architecture}.{name} is missing")
+    return value
 
-    def figure(name: str) -> int:
-        value = metadata.get(f"{architecture}.{name}")
-        if not isinstance(value, int) or value <= 0:
-            raise GgufError(f"{architecture}.{name} is missing")
-        return value
 
-    layers = figure("block_count")
+def kv_bytes_per_layer(metadata: Mapping[str, Value]) -> tuple[int, ...]:
+    """Bytes that one token's keys and values take in each layer, in f16.
+
+    Raises:
+        GgufError: a figure that is needed is missing or not a number, or there are too many layers.
+    """
+    layers = figure(metadata, "block_count")
+    if layers > ARRAY_KEPT_MAX:
+        raise GgufError(f"{layers} layers are more than {ARRAY_KEPT_MAX}")
+    architecture = metadata["general.architecture"]
     kv_heads = metadata.get(f"{architecture}.attention.head_count_kv")
     if isinstance(kv_heads, list):
-        heads = sum(int(count) for count in kv_heads)  # one entry a layer
+        heads = [int(count) if abs(count) <= 2**31 else 0 for count in kv_heads]  # inf, nan: 0
+        if len(heads) != layers or any(count < 0 for count in heads):
+            raise GgufError(f"{architecture}.attention.head_count_kv does not fit {layers} layers")
     elif isinstance(kv_heads, int):
-        heads = kv_heads * layers
+        heads = [kv_heads] * layers
     else:
-        heads = figure("attention.head_count") * layers
+        heads = [figure(metadata, "attention.head_count")] * layers
     widths = 0
     for name in ("key_length", "value_length"):
         if f"{architecture}.attention.{name}" in metadata:
-            widths += figure(f"attention.{name}")
+            widths += figure(metadata, f"attention.{name}")
         else:
-            widths += figure("embedding_length") // figure("attention.head_count")
-    return heads * widths * KV_ELEMENT_BYTES
+            widths += figure(metadata, "embedding_length") // figure(
+                metadata, "attention.head_count"
+            )
+    return tuple(count * widths * KV_ELEMENT_BYTES for count in heads)
+
+
+def kv_bytes_per_token(metadata: Mapping[str, Value]) -> int:
+    """Bytes that one token's keys and values take over all layers, in f16.
+
+    Raises:
+        GgufError: see `kv_bytes_per_layer`.
+    """
+    return sum(kv_bytes_per_layer(metadata))
