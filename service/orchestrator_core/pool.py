@@ -33,12 +33,18 @@ class PriorityPolicy:
 
 @dataclass(frozen=True, slots=True)
 class TenantPolicy:
-    """Weight and quotas of one tenant within a pool; None is unlimited."""
+    """Weight and quotas of one tenant within a pool; None is unlimited.
+
+    `tokens_per_minute` bounds what is admitted (with a burst of one minute's worth), `kv_bytes` the
+    KV of what runs, by each task's context (ORCH-3036).
+    """
 
     id: str
     weight: int = 1
     max_concurrent: int | None = None
     rps: float | None = None
+    tokens_per_minute: int | None = None
+    kv_bytes: int | None = None
 
 
 class PreemptionMode(StrEnum):
@@ -121,8 +127,9 @@ class SetKey:
 class ReplicaSpec:
     """A replica as its engine reported it when it became Ready.
 
-    `kv_bytes_max` is all the KV it can hold; 0 where the engine does not tell. `interruptible`:
-    its adapter proved that a decode can be broken off and its slot is free then.
+    `kv_bytes_max` is all the KV it can hold, `kv_bytes_per_token` what a token of context takes of
+    it, scratch included; 0 where the engine does not tell. `interruptible`: its adapter proved that
+    a decode can be broken off and its slot is free then.
     """
 
     id: str
@@ -133,3 +140,4 @@ class ReplicaSpec:
     labels: tuple[tuple[str, str], ...] = field(default=())
     kv_bytes_max: int = 0
     interruptible: bool = False
+    kv_bytes_per_token: int = 0

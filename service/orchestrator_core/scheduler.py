@@ -157,14 +157,17 @@ class Scheduler(queries.Queries):
         session, gone = self._sessions.open(task.session_key, now_ms)
         effects.extend(map(SessionExpired, gone))
         session.turns += 1
-        live = self._enter(task, pool, session, place.reservation)
+        live = self._enter(task, pool, session, place.reservation, now_ms)
         if place.at_once and not pool.queue:
             # Nobody to be fair to: an empty queue holds nothing against those it let pass.
             dispatch = self._start(live, now_ms)
             effects += (self._promise(live, now_ms), dispatch)
             return
         pool.queue.push(task, live.sequence)
-        if not place.at_once and not place.relief.running:
+        pool.queue.observe(now_ms)
+        # A free slot beside a queue is one that quotas keep from those in it: whoever makes way
+        # there, or comes first, may let another go.
+        if not pool.slots_free() and not place.relief.running:
             as_asked = place.victim is None and not place.relief.waiting
             effects.append(self._promise(live, now_ms, place.wait if as_asked else None))
             return
@@ -178,12 +181,14 @@ class Scheduler(queries.Queries):
         effects.extend(dispatched)
 
     def _enter(
-        self, task: Task, pool: Pool, session: Session, reservation: Reservation
+        self, task: Task, pool: Pool, session: Session, reservation: Reservation, now_ms: int
     ) -> LiveTask:
         live = LiveTask(task, self._sequence, pool, session, reservation)
         self._sequence += 1
         self._live[task.key] = live
         session.reserve(reservation)
+        policy = pool.queue.tenant(task.tenant)
+        live.token_bucket = pool.tokens.reserve(policy, reservation.tokens, now_ms)
         pool.entitled.enter(task.tenant, task.priority)
         return live
 
@@ -293,7 +298,7 @@ class Scheduler(queries.Queries):
         replica = pool.place(task, preferred)
         if replica is None:
             raise InvariantViolation(f"pool {pool.spec.id} counts a free slot that nobody has")
-        pool.count_active(task.tenant, +1)
+        pool.count_active(task, +1)
         pool.begin(live, replica, now_ms)
         self._shares.serve(task.tenant, task.priority, task.cost_tokens, now_ms)
         return Dispatch(task.key, pool.spec.id, replica.spec.id, live.attempt)
@@ -322,6 +327,7 @@ class Scheduler(queries.Queries):
         key, pool = event.task_key, live.pool
         if live.stage is not Stage.RUNNING:
             self._end(live, None, effects)
+            self._dispatch(pool, now_ms, effects)  # its tenant's quotas may let another go
             return
         replica = pool.leave_replica(live)
         effects.append(Stop(key, pool.spec.id, replica.spec.id))
@@ -374,7 +380,8 @@ class Scheduler(queries.Queries):
         # One that was deleted, or has ended, is not brought back by a task that outlived it.
         session = self._sessions.find(task.session_key, now_ms) or Session(task.session_key, now_ms)
         decoded = task.max_tokens if task.workload is Workload.COMPLETION else 0
-        live = self._enter(task, pool, session, Reservation(task.prompt_tokens + decoded, 0))
+        reserved = Reservation(task.prompt_tokens + decoded, 0)
+        live = self._enter(task, pool, session, reserved, task.arrived_ms)
         if event.was_running:
             live.attempt = 1
             if event.set_key is not None:
@@ -388,6 +395,7 @@ class Scheduler(queries.Queries):
     def _tick(self, now_ms: int, effects: list[Effect]) -> None:
         for _, pool in sorted(self._pools.items()):
             self._expire_queue(pool, now_ms, effects)
+            pool.queue.observe(now_ms)
             for _, live in tuple(pool.resuming):
                 if live.task.deadline_at_ms <= now_ms:
                     self._end(live, _past_deadline(live, now_ms), effects)
@@ -449,7 +457,7 @@ class Scheduler(queries.Queries):
         """End a task that does not run: it leaves the queue, or the line of those that resume."""
         if live.stage is Stage.RESUMING:
             live.pool.leave_resumption(live)
-            live.pool.count_active(live.task.tenant, -1)
+            live.pool.count_active(live.task, -1)
             self._settle(live, live.task.prompt_tokens, live.spent_ms)  # it was read
         else:
             live.pool.queue.remove(live.task.key)
@@ -462,7 +470,7 @@ class Scheduler(queries.Queries):
     def _release(self, live: LiveTask, now_ms: int, effects: list[Effect]) -> None:
         """A running task has ended: its slot and its tenant's place go to whoever is next."""
         del self._live[live.task.key]
-        live.pool.count_active(live.task.tenant, -1)
+        live.pool.count_active(live.task, -1)
         self._dispatch(live.pool, now_ms, effects)
 
     def _settle_unfinished(self, live: LiveTask, tokens_out: int, now_ms: int) -> None:
@@ -471,7 +479,10 @@ class Scheduler(queries.Queries):
         self._settle(live, live.task.prompt_tokens + tokens_out, held_ms)
 
     def _settle(self, live: LiveTask, tokens: int, time_ms: int) -> None:
-        """The task is no more: its budgets are what it used, its flow may have no work left."""
+        """The task is no more: its budgets and its tenant's tokens are what it used, its flow may
+        have no work left."""
+        if live.token_bucket is not None:
+            live.token_bucket.settle(live.reservation.tokens, tokens)
         live.session.settle(live.reservation, tokens, time_ms)
         live.pool.entitled.leave(live.task.tenant, live.task.priority)
 

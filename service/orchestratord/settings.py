@@ -77,7 +77,7 @@ def pool_traits(config: Config, pool: Pool) -> PoolTraits:
         full_policy=FullPolicy(pool.queue.full_policy),
         priorities=granted_classes(pool),
         tenants=tuple(
-            TenantPolicy(t.id, t.weight, t.max_concurrent, t.rps)
+            TenantPolicy(t.id, t.weight, t.max_concurrent, t.rps, t.tokens_per_minute, t.kv_bytes)
             for t in pool.admission.fairness.tenants
         ),
         same_engine_version=pool.require_same_engine_version,

@@ -16,6 +16,7 @@ from math import ceil
 from typing import NamedTuple
 
 from orchestrator_core.admission.rate_limit import RateLimiter
+from orchestrator_core.admission.victim import last_to_start
 from orchestrator_core.errors import Code, Reason, Refusal
 from orchestrator_core.pool import FullPolicy, PreemptionMode
 from orchestrator_core.pool_state import Pool
@@ -91,7 +92,7 @@ def _admissible(task: Task, pools: Sequence[Pool]) -> list[Pool]:
 
 
 def _rank(pool: Pool, task: Task) -> tuple[int, bool, int, str]:
-    free = 0 if pool.queue.is_held(task.tenant) else pool.slots_free()
+    free = pool.slots_free() if pool.may_start(task) else 0
     return -free, pool.queue.find_room(task.priority) is None, len(pool.queue), pool.spec.id
 
 
@@ -155,15 +156,18 @@ def _place_in(
             return _backpressure(
                 pool, Code.ADMISSION_REJECT, reason, reason.value, wait_ms, message
             )
-    times = pool.times
-    service_ms = ceil(times.times.task_ms(task)) if times is not None and times.times.known else 0
     # Completions are checked and charged with prompt + max_tokens; the others decode nothing.
     decoded = task.max_tokens if task.workload is Workload.COMPLETION else 0
-    reservation = Reservation(task.prompt_tokens + decoded, service_ms)
-    refused = sessions.refusal(task.session_key, reservation.tokens, service_ms, now_ms)
+    tokens = task.prompt_tokens + decoded
+    if (over := _quota_refusal(pool, task, tokens, now_ms)) is not None:
+        return over
+    times = pool.times
+    service_ms = ceil(times.times.task_ms(task)) if times is not None and times.times.known else 0
+    reservation = Reservation(tokens, service_ms)
+    refused = sessions.refusal(task.session_key, tokens, service_ms, now_ms)
     if refused is not None:
         return replace(refused, engine=task.engine, pool_id=pool.spec.id)
-    at_once = pool.slots_free() > 0 and not pool.queue.is_held(task.tenant)
+    at_once = pool.slots_free() > 0 and pool.may_start(task)
     wait: tuple[int, int] | None = None
     if not at_once and (service_ms or task.deadline_at_ms <= now_ms):
         ahead = pool.position(task, sequence)
@@ -181,12 +185,46 @@ def _place_in(
         return late
     if room is None:
         return _full(pool, task, now_ms)
-    return Place(pool, reservation, False, room.victim, relief or NO_RELIEF, wait)
+    victim = room.victim
+    if victim is not None and room.lasting:
+        victim = last_to_start(pool, victim.priority, now_ms)
+    return Place(pool, reservation, False, victim, relief or NO_RELIEF, wait)
+
+
+def _quota_refusal(pool: Pool, task: Task, tokens: int, now_ms: int) -> Refusal | None:
+    """Whether the tenant asks for more than it is granted: of tokens by now, of KV at all."""
+    policy = pool.queue.tenant(task.tenant)
+    limit = policy.tokens_per_minute
+    if limit is not None and tokens > limit:
+        return _beyond_quota(
+            pool, f"tokens_per_minute: the task may take {tokens} tokens",
+            f"is granted {limit} a minute", task,
+        )  # fmt: skip
+    if wait_ms := pool.tokens.wait_ms(policy, tokens, now_ms):
+        return _backpressure(
+            pool, Code.ADMISSION_REJECT, Reason.QUOTA, Reason.QUOTA.value, wait_ms,
+            f"tokens_per_minute: tenant {task.tenant!r} has used up its {limit} tokens per minute",
+        )  # fmt: skip
+    need_bytes = pool.kv_bytes(task.ctx)
+    if policy.kv_bytes is not None and need_bytes > policy.kv_bytes:
+        return _beyond_quota(
+            pool, f"kv_bytes: a context of {task.ctx} tokens takes {need_bytes} bytes",
+            f"is granted {policy.kv_bytes}", task,
+        )  # fmt: skip
+    return None
+
+
+def _beyond_quota(pool: Pool, problem: str, granted: str, task: Task) -> Refusal:
+    """A task that its tenant's quota never lets pass, whenever it comes."""
+    return Refusal(
+        Code.ADMISSION_REJECT, Reason.QUOTA, f"{problem}, tenant {task.tenant!r} {granted}",
+        policy_label=Reason.QUOTA.value, engine=pool.spec.engine, pool_id=pool.spec.id,
+    )  # fmt: skip
 
 
 def _relief(pool: Pool, task: Task, sequence: int, now_ms: int) -> Relief | None:
     """What makes way for a task that would be late; a tenant at its own quota waits for itself."""
-    if not has_below(task.priority) or pool.queue.is_held(task.tenant):
+    if not has_below(task.priority) or not pool.may_start(task):
         return None
     return find_relief(pool, task, sequence, now_ms)
 

@@ -22,6 +22,11 @@ def turn_of(task: Task, sequence: int) -> int:
     return task.deadline_at_ms << _SEQUENCE_BITS | sequence
 
 
+def sequence_of(turn: int) -> int:
+    """The arrival that `turn_of` was given."""
+    return turn & ((1 << _SEQUENCE_BITS) - 1)
+
+
 class Flow:
     """EDF queue of one (priority, tenant) pair, by turn."""
 
@@ -37,6 +42,11 @@ class Flow:
     def head(self) -> Task:
         """The task with the earliest deadline. Raises IndexError when empty."""
         return self._tasks[self._turns.first]
+
+    def ends(self) -> tuple[tuple[Task, int], ...]:
+        """The first and the last task with their arrivals; one if there is but one."""
+        turns = dict.fromkeys((self._turns.first, self._turns.last))
+        return tuple((self._tasks[turn], sequence_of(turn)) for turn in turns)
 
     def push(self, turn: int, task: Task) -> None:
         """Add a waiting task. O(log n)."""

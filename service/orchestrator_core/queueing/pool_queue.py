@@ -3,23 +3,26 @@
 On a task's path: between admission and dispatch. The invariant: a class never holds more than its
 capacity and the pool never more than its total, except for what `push` puts back after a restart;
 every waiting task is in exactly one flow and one class. Requirements: ORCH-3004, ORCH-3005,
-ORCH-3075, ORCH-3077, OC-CORE-1001, OC-CORE-1002, OC-CORE-1004, OC-CORE-1005.
+ORCH-3036, ORCH-3075, ORCH-3077, ORCH-3080, OC-CORE-1001, OC-CORE-1002, OC-CORE-1004, OC-CORE-1005.
 
 Full policies (a victim must free the bound that is full: with a full class it can only come from
 that class, however much of a lower priority waits):
 - reject: nobody goes;
-- drop-lru: the longest-waiting task of the lowest priority not above the new one's;
+- drop-lru: the longest-waiting task of the lowest priority not above the new one's (pinned);
 - shed-low-priority: the most recent task of the lowest strictly lower priority. It would have
-  started last and has waited least, so its loss costs least (ORCH-3080 asks for expected start
-  ahead of age).
+  started last and has waited least, so its loss costs least.
+These are the rules while overload is momentary. Where a bound has been full for `LASTING_MS`, as
+those who came found it, the class of the victim stays the same and `admission.victim` chooses in it
+by expected start ahead of age (ORCH-3080).
 """
 
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from heapq import heapify, heappop, heappush
+from itertools import islice
 
 from orchestrator_core.pool import FullPolicy, PoolSpec, PriorityPolicy, TenantPolicy
 from orchestrator_core.queueing.flow import Flow, turn_of
@@ -29,6 +32,14 @@ from orchestrator_core.task import Priority, Task
 # Weight of a priority class that the pool's specification leaves out (ORCH-3075's defaults).
 DEFAULT_WEIGHT = {Priority.INTERACTIVE: 8, Priority.BATCH: 1}
 
+# Overload lasts when a bound has been full for so long, which is longer than a burst and shorter
+# than most deadlines, and its queue was never found emptier than this.
+LASTING_MS = 10_000
+STILL_FULL_PERCENT = 90
+
+# Flows whose first and last tasks are compared when one of them has to go.
+FLOWS_COMPARED = 8
+
 _ANY_TENANT = TenantPolicy("")
 
 _URGENT_FIRST = tuple(sorted(Priority, key=lambda priority: priority.rank))
@@ -36,20 +47,42 @@ _URGENT_FIRST = tuple(sorted(Priority, key=lambda priority: priority.rank))
 
 @dataclass(frozen=True, slots=True)
 class Room:
-    """There is room for the task, once `victim` (if any) has left the queue."""
+    """There is room for the task, once `victim` (if any) has left the queue; or, where overload is
+    `lasting`, another task of the victim's priority."""
 
     victim: Task | None = None
+    lasting: bool = False
+
+
+class _Fullness:
+    """For how long a bound has been full."""
+
+    __slots__ = ("lasting", "since_ms")
+
+    def __init__(self) -> None:
+        self.since_ms: int | None = None
+        self.lasting = False
+
+    def observe(self, waiting: int, capacity: int, now_ms: int) -> None:
+        if waiting >= capacity:
+            # The wall clock may step back: then it has been full since then.
+            self.since_ms = now_ms if self.since_ms is None else min(self.since_ms, now_ms)
+        elif waiting < max(capacity * STILL_FULL_PERCENT // 100, 1):
+            self.since_ms = None
+        self.lasting = self.since_ms is not None and now_ms - self.since_ms >= LASTING_MS
 
 
 class _PriorityClass:
     """Waiting tasks of one priority."""
 
-    __slots__ = ("arrivals", "cost_tokens", "due", "flows", "policy", "shares")
+    __slots__ = ("arrivals", "cost_tokens", "due", "flows", "fullness", "held", "policy", "shares")
 
     def __init__(self, policy: PriorityPolicy) -> None:
         self.policy = policy
         self.flows: dict[str, Flow] = {}  # only those with waiting tasks
         self.shares = FairShare()
+        self.held: set[str] = set()  # tenants that are skipped here, whether they wait or not
+        self.fullness = _Fullness()
         self.arrivals: OrderedDict[str, tuple[int, Task]] = OrderedDict()
         self.cost_tokens = 0
         # Heap of (deadline, tenant): every flow's head is in it, and some that are heads no more.
@@ -73,7 +106,9 @@ class PoolQueue:
 
     def __init__(self, spec: PoolSpec) -> None:
         self._root = FairShare()
-        self._held: set[str] = set()
+        self._fullness = _Fullness()
+        # Told the tenant whenever the first task of one of its flows is another one, or none.
+        self.on_new_head: Callable[[str], None] | None = None
         self._classes: dict[str, _PriorityClass] = {}
         self._size = 0
         self.prompt_tokens = 0
@@ -126,20 +161,39 @@ class PoolQueue:
         class_full = len(cls.arrivals) >= cls.policy.queue_capacity
         if not class_full and self._size < self.capacity:
             return Room()
+        lasting = (cls.fullness if class_full else self._fullness).lasting
         if self.full_policy is FullPolicy.REJECT:
             return None
         if self.full_policy is FullPolicy.DROP_LRU:
             candidates = [priority] if class_full else _not_above(priority)
             for candidate in candidates:
                 for _, longest_waiting in self._classes[candidate].arrivals.values():
-                    return Room(longest_waiting)
+                    return Room(longest_waiting, lasting)
             return None
         if class_full:
             return None
         for candidate in _not_above(priority)[:-1]:
             for _, most_recent in reversed(self._classes[candidate].arrivals.values()):
-                return Room(most_recent)
+                return Room(most_recent, lasting)
         return None
+
+    def observe(self, now_ms: int) -> None:
+        """Take notice of which bounds are full; call it after each newcomer, and every now and
+        then. O(1)."""
+        self._fullness.observe(self._size, self.capacity, now_ms)
+        for cls in self._classes.values():
+            cls.fullness.observe(len(cls.arrivals), cls.policy.queue_capacity, now_ms)
+
+    def contenders(self, priority: Priority) -> list[tuple[Task, int]]:
+        """The first and the last task of flows of one priority, with their arrivals: of all flows,
+        or of up to `FLOWS_COMPARED` with the longest-waiting and the most recent tasks. O(1)."""
+        cls = self._classes[priority]
+        tenants = dict.fromkeys(cls.flows) if len(cls.flows) <= FLOWS_COMPARED else {}
+        if not tenants:
+            half, arrivals = FLOWS_COMPARED // 2, cls.arrivals.values()
+            oldest, newest = islice(arrivals, half), islice(reversed(arrivals), half)
+            tenants = dict.fromkeys(task.tenant for _, task in (*oldest, *newest))
+        return [end for tenant in tenants for end in cls.flows[tenant].ends()]
 
     def push(self, task: Task, sequence: int) -> None:
         """Let `task` wait; `sequence` is its place in arrival order, unique. O(log n).
@@ -151,7 +205,7 @@ class PoolQueue:
         flow = cls.flows.get(task.tenant)
         if flow is None:
             flow = cls.flows[task.tenant] = Flow()
-            held = task.tenant in self._held
+            held = task.tenant in cls.held
             cls.shares.activate(task.tenant, self.tenant(task.tenant).weight, held=held)
             if len(cls.shares) == 1:
                 rank = task.priority.rank
@@ -166,6 +220,8 @@ class PoolQueue:
         cls.cost_tokens += task.cost_tokens
         self.cost_tokens += task.cost_tokens
         self.prompt_tokens += task.prompt_tokens
+        if self.on_new_head is not None and flow.head is task:
+            self.on_new_head(task.tenant)
 
     def remove(self, key: str) -> Task | None:
         """Take a waiting task out, wherever it stands; None when it is not here. O(log n)."""
@@ -204,27 +260,33 @@ class PoolQueue:
         for priority in _not_above(below)[:-1]:
             cls = self._classes[priority]
             for _, task in reversed(cls.arrivals.values()):
-                if task.tenant in self._held:
+                if task.tenant in cls.held:
                     continue  # it takes nobody's turn
                 self._root.charge(priority, -(-cls.cost_tokens // len(cls.arrivals)))
                 self._take(cls, task)
                 return task
         return None
 
-    def hold(self, tenant: str, held: bool) -> None:
-        """Skip the tenant's flows (it runs `max_concurrent` tasks) or stop it. O(log flows)."""
-        if held == (tenant in self._held):
-            return
-        if held:
-            self._held.add(tenant)
-        else:
-            self._held.discard(tenant)
-        for priority, cls in self._classes.items():
+    def hold(self, tenant: str, held: bool, priority: Priority | None = None) -> None:
+        """Skip the tenant's flows (of one priority, if given) as it is at a quota, or stop it.
+        O(log flows)."""
+        for name, cls in self._classes.items():
+            if held == (tenant in cls.held) or (priority is not None and priority is not name):
+                continue
+            if held:
+                cls.held.add(tenant)
+            else:
+                cls.held.discard(tenant)
             cls.shares.hold(tenant, held)
-            self._root.hold(priority, cls.shares.pick() is None)
+            self._root.hold(name, cls.shares.pick() is None)
 
-    def is_held(self, tenant: str) -> bool:
-        return tenant in self._held
+    def is_held(self, tenant: str, priority: Priority) -> bool:
+        return tenant in self._classes[priority].held
+
+    def head(self, tenant: str, priority: Priority) -> Task | None:
+        """The first task of a flow; None while nothing of it waits. O(1)."""
+        flow = self._classes[priority].flows.get(tenant)
+        return None if flow is None else flow.head
 
     def tenants(self) -> set[str]:
         """Tenants with waiting tasks."""
@@ -286,16 +348,17 @@ class PoolQueue:
         cls.cost_tokens -= task.cost_tokens
         self.cost_tokens -= task.cost_tokens
         self.prompt_tokens -= task.prompt_tokens
-        if flow.size:
-            if was_head:
-                cls.watch(flow.head)
-            return
-        del cls.flows[task.tenant]
-        cls.shares.retire(task.tenant)
-        if not cls.flows:
-            self._root.retire(task.priority)
-        elif cls.shares.pick() is None:
-            self._root.hold(task.priority, True)
+        if not flow.size:
+            del cls.flows[task.tenant]
+            cls.shares.retire(task.tenant)
+            if not cls.flows:
+                self._root.retire(task.priority)
+            elif cls.shares.pick() is None:
+                self._root.hold(task.priority, True)
+        elif was_head:
+            cls.watch(flow.head)
+        if was_head and self.on_new_head is not None:
+            self.on_new_head(task.tenant)
 
 
 def _not_above(priority: Priority) -> list[Priority]:

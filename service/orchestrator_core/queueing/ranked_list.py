@@ -41,6 +41,11 @@ class RankedList:
         """The smallest item. Raises IndexError when empty."""
         return self._firsts[0]
 
+    @property
+    def last(self) -> int:
+        """The largest item. Raises IndexError when empty."""
+        return self._blocks[-1][-1]
+
     def add(self, item: int) -> None:
         """Insert `item`, which must not be in the list. O(log n)."""
         self._size += 1

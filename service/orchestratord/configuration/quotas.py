@@ -39,6 +39,8 @@ class TenantQuota:
     share_ratio: float
     max_concurrent: int | None
     rps: float | None
+    tokens_per_minute: int | None
+    kv_bytes: int | None
 
 
 def effective_quotas(
@@ -65,6 +67,8 @@ def effective_quotas(
                     share_ratio=weights[name] / total,
                     max_concurrent=own.max_concurrent if own else None,
                     rps=own.rps if own else None,
+                    tokens_per_minute=own.tokens_per_minute if own else None,
+                    kv_bytes=own.kv_bytes if own else None,
                 )
             )
     return tuple(priorities), tuple(tenants)

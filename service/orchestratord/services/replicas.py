@@ -158,6 +158,7 @@ class ReplicaDirectory:
                     * properties.slots_total
                     * properties.ctx_max,
                     interruptible=INTERRUPTIBLE in properties.features,
+                    kv_bytes_per_token=properties.kv_bytes_per_token,
                 )
             )
         )
