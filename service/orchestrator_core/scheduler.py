@@ -386,7 +386,7 @@ class Scheduler(queries.Queries):
             live.attempt = 1
             if event.set_key is not None:
                 live.group = self._groups.of(event.set_key, pool.spec.id, self._groups_in_use)
-            pool.count_active(task.tenant, +1)
+            pool.count_active(task, +1)
             pool.await_resumption(live)
         else:
             pool.queue.push(task, live.sequence)
