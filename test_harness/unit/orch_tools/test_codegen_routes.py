@@ -17,6 +17,7 @@ from orchqueue_v1.types import TaskRequest
         ("POST", "/v1/tasks", "submit_task", None),
         ("GET", "/v1/tasks/a/stream", "stream_task", "a"),
         ("POST", "/v1/tasks/a/cancel", "cancel_task", "a"),
+        ("GET", "/v1/tasks/a/explanation", "explain_task", "a"),
         ("GET", "/v1/sessions/s", "get_session", "s"),
         ("DELETE", "/v1/sessions/s", "delete_session", "s"),
         ("GET", "/v1/tasks/stream/stream", "stream_task", "stream"),
@@ -64,7 +65,9 @@ def test_routes_carry_request_type_status_and_roles() -> None:
 
     assert (submit.request, submit.success, submit.roles) == (TaskRequest, 202, ("data",))
     assert submit.id_parameter is None
-    assert {route.roles for route in ROUTES} == {("data",)}
+    explained = {route.operation_id for route in ROUTES if route.roles == ("data", "control")}
+    assert explained == {"explain_task"}
+    assert {route.roles for route in ROUTES} == {("data",), ("data", "control")}
 
 
 def test_the_control_plane_has_the_same_lookup() -> None:
