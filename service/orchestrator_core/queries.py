@@ -7,6 +7,8 @@ ORCH-2004, ORCH-3007, ORCH-3019, ORCH-3076, ORCH-3081, ORCH-3100.
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 from orchestrator_core.errors import InvariantViolation
 from orchestrator_core.estimator import ServiceTimes
 from orchestrator_core.limits import Limits
@@ -15,6 +17,15 @@ from orchestrator_core.queueing.share import Flow, ObservedShares, ShareView
 from orchestrator_core.replica_sets import ReplicaSet, ReplicaSetView, ReplicaView, view
 from orchestrator_core.sessions.session_table import SessionTable, SessionView
 from orchestrator_core.task import Priority
+
+
+class Backlog(NamedTuple):
+    """What a pool works with while tasks wait: all slots that new work may have, and what its
+    replica set has shown of its speed (0 where it has not)."""
+
+    slots: int
+    prefill_ms_per_token: float
+    decode_ms_per_token: float
 
 
 class Queries:
@@ -135,6 +146,18 @@ class Queries:
     def slots_free(self, pool_id: str) -> int:
         """Free slots on Ready replicas that take new work."""
         return self._pool(pool_id).slots_free()
+
+    def backlog(self, pool_id: str, priority: Priority) -> Backlog | None:
+        """Whether more slots would be of use: None while no task of the priority waits that could
+        run, the pool starts none, or its speed is not known."""
+        pool = self._pool(pool_id)
+        if pool.draining or (group := pool.times) is None or not group.times.known:
+            return None
+        if pool.queue.peek(priority) is None:
+            return None
+        slots = sum(replica.spec.slots_total for replica in pool.serving())
+        times = group.times
+        return Backlog(slots, times.prefill_ms_per_token or 0.0, times.decode_ms_per_token or 0.0)
 
     def unpinned(self, pool_id: str) -> tuple[str, ...]:
         """Ready replicas that get no work because the pool is pinned to another set (ORCH-3046)."""

@@ -50,6 +50,7 @@ from orchestratord.installation import InstalledAdapters, this_host
 from orchestratord.ports.coordinator import Coordinator, Lease
 from orchestratord.ports.journal import Journal
 from orchestratord.services.admission import AdmissionService
+from orchestratord.services.breakers import BreakerService
 from orchestratord.services.cancellation import CancellationService
 from orchestratord.services.determinism import DeterminismService
 from orchestratord.services.dispatch import Dispatcher
@@ -63,6 +64,7 @@ from orchestratord.services.recovery import RecoveryService
 from orchestratord.services.replicas import ReplicaDirectory
 from orchestratord.services.scheduling import SchedulingService
 from orchestratord.services.sessions import SessionService
+from orchestratord.services.slo import SloService
 from orchestratord.services.streams import ReaderHub
 from orchestratord.services.telemetry import Telemetry
 from orchestratord.services.termination import TerminationService
@@ -74,6 +76,7 @@ from orchestratord.settings import (
     pool_traits,
     sampler_profiles,
     secret_values,
+    slo_objectives,
 )
 from pool_managerd.pool_host import PoolHost
 from worker_adapters.adapter_api.types import EngineAdapter
@@ -160,6 +163,10 @@ class Orchestrator:
         self.watchdog = Watchdog(
             self.dispatcher, self.scheduling, self.jobs, journal, time.monotonic
         )
+        self.slo = SloService(
+            slo_objectives(config), config.slos.window_s, self.scheduling, time.monotonic
+        )
+        self.breakers = BreakerService(self.slo, self.scheduling, self.replicas, time.monotonic)
         self.kv_pressure = KvPressure(self.replicas, self.telemetry)
         self.pool_host = PoolHost(
             [pool_settings(p) for p in config.pools],
@@ -175,6 +182,7 @@ class Orchestrator:
             self.replicas,
             self,
             self.pool_figures,
+            self.slo.snapshot,
             orchcontrol_v1.VERSION,
             config.platform.cpu_carve_out,
         )
@@ -187,6 +195,8 @@ class Orchestrator:
         self.replicas.report_doubtful = self.pool_host.report_doubtful
         self.replicas.on_lost = self.dispatcher.lose_replica
         self.dispatcher.on_disturbance = self.hub.notice
+        self.dispatcher.on_first_token = self.slo.first_token
+        self.termination.on_end = self.slo.ended
         if config.streams.on_disconnect == "cancel":
             self.hub.on_abandoned = self.cancellation.request
         for pool in config.pools:
@@ -229,6 +239,10 @@ class Orchestrator:
         states = ", ".join(f"{p}: {self.pool_host.health(p).state}" for p in self.replicas.pools)
         return False, f"no pool is Ready ({states})"
 
+    def look_at_objectives(self) -> None:
+        """Measure what runs, judge it, and let the circuit breakers act."""
+        self.breakers.look(attempt.job for attempt in self.dispatcher.running)
+
     def gate(self, *, data: bool, control: bool) -> Gate:
         """An ASGI app for one port."""
         config = self.config
@@ -267,6 +281,10 @@ class Orchestrator:
                 list(self.replicas.ready(pool_id)),
                 [a.job for a in self.dispatcher.running if a.job.pool_id == pool_id],
             )
+        self.telemetry.slo_gauges(
+            (traits.spec, self.slo.measures([pool_id]), self.breakers.shed(pool_id))
+            for pool_id, traits in self.replicas.pools.items()
+        )
         self.telemetry.process_gauges(
             len(self.hub), self.jobs.ended_bytes, self.scheduling.scheduler.session_count
         )
@@ -378,6 +396,9 @@ async def _serve(orchestrator: Orchestrator, host: str, port: int, logs: LineBuf
         asyncio.create_task(_every(PERIOD_S, lambda _: orchestrator.watchdog.look())),
         asyncio.create_task(_every(reader_tick_s, orchestrator.hub.tick)),
         asyncio.create_task(_every(KV_PERIOD_S, lambda _: orchestrator.kv_pressure.look())),
+        asyncio.create_task(
+            _every(orchestrator.slo.look_s, lambda _: orchestrator.look_at_objectives())
+        ),
         asyncio.create_task(_every(LOG_FLUSH_S, lambda _: logs.flush())),
     ]
     await orchestrator.pool_host.start()

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 
 from orch_config import Config
 from orch_config.types import Pool, SamplerProfile
+from orchestrator_core.admission.circuit_breaker import BreakerPolicy
 from orchestrator_core.limits import Limits
 from orchestrator_core.pool import (
     FullPolicy,
@@ -21,6 +22,7 @@ from orchestrator_core.task import Determinism, Priority
 from orchestratord.api.keys import KeyRing, Principal, hash_key
 from orchestratord.configuration.quotas import granted_classes
 from orchestratord.services.replicas import PoolTraits
+from orchestratord.services.slo import ERRORS, FIRST_TOKEN, THROUGHPUT, TOKENS_64, Objective
 from pool_managerd.settings import (
     ExternalReplica,
     LaunchSettings,
@@ -63,6 +65,26 @@ def _preemption(pool: Pool) -> PreemptionPolicy:
     )
 
 
+def _breaker(pool: Pool) -> BreakerPolicy | None:
+    breaker = pool.admission.circuit_breaker
+    if not breaker.enabled:
+        return None
+    return BreakerPolicy(breaker.open_after_s * 1000, breaker.close_after_s * 1000)
+
+
+def slo_objectives(config: Config) -> list[Objective]:
+    """Every objective that is not null."""
+    interactive, batch = config.slos.interactive, config.slos.batch
+    goals = [
+        (Priority.INTERACTIVE, FIRST_TOKEN, interactive.first_token_p95_ms),
+        (Priority.INTERACTIVE, TOKENS_64, interactive.tokens_64_p95_ms),
+        (Priority.INTERACTIVE, ERRORS, interactive.error_ratio),
+        (Priority.BATCH, THROUGHPUT, batch.throughput_ratio),
+        (Priority.BATCH, ERRORS, batch.error_ratio),
+    ]
+    return [Objective(priority, name, goal) for priority, name, goal in goals if goal is not None]
+
+
 def pool_traits(config: Config, pool: Pool) -> PoolTraits:
     """What scheduling and dispatch need of a pool."""
     spec = PoolSpec(
@@ -91,6 +113,7 @@ def pool_traits(config: Config, pool: Pool) -> PoolTraits:
         wall_ms=pool.timeouts.wall_ms,
         idle_ms=pool.timeouts.idle_ms,
         deterministic_prefix_cache=pool.deterministic_prefix_cache,
+        breaker=_breaker(pool),
     )
 
 

@@ -19,12 +19,14 @@ import structlog
 from harness_kit.core_builders import T0_MS, make_pool
 from harness_kit.service_clients import Connection, StreamClient
 from harness_kit.virtual_time import run_virtual
+from orchestrator_core.admission.circuit_breaker import BreakerPolicy
 from orchestrator_core.limits import Limits
 from orchestrator_core.pool import PoolSpec
 from orchestrator_core.scheduler import Scheduler
 from orchestratord.infra.memory_journal import MemoryDisk, MemoryJournal
 from orchestratord.services import records
 from orchestratord.services.admission import AdmissionService, Draft, Outcome
+from orchestratord.services.breakers import BreakerService
 from orchestratord.services.cancellation import CancellationService
 from orchestratord.services.dispatch import Dispatcher
 from orchestratord.services.jobs import Job, JobTable, Promise
@@ -32,6 +34,7 @@ from orchestratord.services.recovery import Recovered, RecoveryService
 from orchestratord.services.replicas import PoolTraits, ReplicaDirectory
 from orchestratord.services.scheduling import SchedulingService
 from orchestratord.services.sessions import SessionService
+from orchestratord.services.slo import Objective, SloService
 from orchestratord.services.streams import ReaderHub
 from orchestratord.services.telemetry import Telemetry
 from orchestratord.services.termination import TerminationService
@@ -74,6 +77,9 @@ class Setup:
     wall_ms: int = 60_000
     idle_ms: int = 5_000
     cancel_on_disconnect: bool = False
+    objectives: tuple[Objective, ...] = ()
+    slo_window_s: int = 10
+    breaker: BreakerPolicy | None = None
     exact_counts: bool = False
 
 
@@ -127,7 +133,7 @@ class Life:
         self.telemetry = Telemetry()
         self.jobs = JobTable(setup.retain_s * 1000, setup.retain_bytes)
         self.scheduling = SchedulingService(Scheduler(setup.limits), self.jobs, clock)
-        traits = PoolTraits(setup.pool, "model", setup.wall_ms, setup.idle_ms, False)
+        traits = PoolTraits(setup.pool, "model", setup.wall_ms, setup.idle_ms, False, setup.breaker)
         self.replicas = ReplicaDirectory(self.scheduling, self.telemetry, {POOL: traits})
         self.termination = TerminationService(
             self.jobs, self.journal, self.telemetry, clock, lambda job, sha256: None
@@ -167,6 +173,12 @@ class Life:
         self.watchdog = Watchdog(
             self.dispatcher, self.scheduling, self.jobs, self.journal, world.loop.time
         )
+        self.slo = SloService(
+            setup.objectives, setup.slo_window_s, self.scheduling, world.loop.time
+        )
+        self.breakers = BreakerService(self.slo, self.scheduling, self.replicas, world.loop.time)
+        self.dispatcher.on_first_token = self.slo.first_token
+        self.termination.on_end = self.slo.ended
         self.scheduling.on_admitted = self.admission.write_down
         self.scheduling.on_dispatch = self.dispatcher.start
         self.scheduling.on_stop = self.dispatcher.stop
@@ -187,7 +199,12 @@ class Life:
         self.replicas.start()
         self.recovered = self.recovery.run()
         self._every(PERIOD_S, self.watchdog.look)
+        self._every(self.slo.look_s, self.look_at_objectives)
         self._every(READER_TICK_S, lambda: self.hub.tick(READER_TICK_S))
+
+    def look_at_objectives(self) -> None:
+        """What `app` does once a second."""
+        self.breakers.look(attempt.job for attempt in self.dispatcher.running)
 
     def _every(self, period_s: float, work: Callable[[], None]) -> None:
         def tick() -> None:

@@ -50,11 +50,11 @@ class Shed(Value, frozen=True):
 class CircuitBreaker:
     """State of one pool. Times are milliseconds of any clock that does not go backwards."""
 
-    __slots__ = ("_calm_since_ms", "_changed_ms", "_order", "_policy", "_refused", "_since_ms")
+    __slots__ = ("_calm_since_ms", "_changed_ms", "_order", "_refused", "_since_ms", "policy")
 
     def __init__(self, policy: BreakerPolicy, order: Sequence[Priority] = PRIORITIES) -> None:
         """`order`: the pool's priorities, most urgent first."""
-        self._policy = policy
+        self.policy = policy
         self._order = tuple(order)
         self._refused = 0  # that many at the end of the order
         self._since_ms: int | None = None  # violated without a pause
@@ -78,10 +78,10 @@ class CircuitBreaker:
             self._since_ms = None
             self._calm_since_ms = now_ms if self._calm_since_ms is None else self._calm_since_ms
         if self._refused == len(self._order):
-            if now_ms - self._changed_ms < self._policy.close_after_ms:
+            if now_ms - self._changed_ms < self.policy.close_after_ms:
                 return False
             return self._change(-1, now_ms)
-        if self._since_ms is not None and now_ms - self._since_ms >= self._policy.open_after_ms:
+        if self._since_ms is not None and now_ms - self._since_ms >= self.policy.open_after_ms:
             return self._change(+1, now_ms)
         if self._refused and self._wait_ms(now_ms) <= 0:
             return self._change(-1, now_ms)
@@ -93,7 +93,7 @@ class CircuitBreaker:
         if place >= self._refused:
             return 0
         before = self._refused - 1 - place  # these are admitted first
-        return max(self._wait_ms(now_ms), 0) + before * self._policy.close_after_ms
+        return max(self._wait_ms(now_ms), 0) + before * self.policy.close_after_ms
 
     def _wait_ms(self, now_ms: int) -> int:
         """Until the one refused last may be admitted again."""
@@ -101,7 +101,7 @@ class CircuitBreaker:
             since_ms = self._changed_ms
         else:
             since_ms = now_ms if self._calm_since_ms is None else self._calm_since_ms
-        return self._policy.close_after_ms - (now_ms - since_ms)
+        return self.policy.close_after_ms - (now_ms - since_ms)
 
     def _change(self, step: int, now_ms: int) -> bool:
         self._refused += step

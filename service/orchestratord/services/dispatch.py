@@ -71,6 +71,7 @@ class Dispatcher:
         self.idle = asyncio.Event()
         self.idle.set()
         self.on_disturbance: Callable[[Job], None] | None = None
+        self.on_first_token: Callable[[Job], None] | None = None
 
     @property
     def running(self) -> Iterable[Attempt]:
@@ -352,6 +353,8 @@ class Attempt:
             job.first_token_ms = self._dispatcher.scheduling.clock_ms()
             job.first_token_s = self.progress_at_s
             self._dispatcher.telemetry.first_token(job, self.replica)
+            if self._dispatcher.on_first_token is not None:
+                self._dispatcher.on_first_token(job)
             if job.task.determinism is Determinism.BEST_EFFORT:
                 self._dispatcher.tokens_shown(job)
         self._count(len(pieces))

@@ -104,6 +104,8 @@ class Job:
     session_until_ms: int = 0
     refused: bool = False  # its admission could not be written: it never was
     tokens_in: int = 0
+    # Of `log.tokens`: what the measure of throughput has counted.
+    metered_tokens: int = 0
     kv_warm: bool = False
     # Came back with a restart: clients may have seen more of it than its log holds.
     recovered: bool = False

@@ -5,7 +5,7 @@ Requirements: ORCH-2103, ORCH-2104, ORCH-3007, ORCH-3032, OC-CTRL-2060, OC-CTRL-
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 from orchestrator_core.task import Priority
@@ -39,14 +39,17 @@ class OverviewService:
         replicas: ReplicaDirectory,
         health: PoolHealthSource,
         snapshot: Callable[[str], dict[str, float]],
+        slo_snapshot: Callable[[Sequence[str]], dict[str, float]],
         api_version: str,
         cpu_carve_out: bool,
     ) -> None:
-        """`snapshot(pool_id)` gives the pool's figures under the names of the metrics contract."""
+        """`snapshot(pool_id)` gives the pool's figures under the names of the metrics contract,
+        `slo_snapshot(pool_ids)` what was measured in these pools by name of the objective."""
         self._scheduling = scheduling
         self._replicas = replicas
         self._health = health
         self._snapshot = snapshot
+        self._slo_snapshot = slo_snapshot
         self._api_version = api_version
         self._cpu_carve_out = cpu_carve_out
 
@@ -66,7 +69,7 @@ class OverviewService:
                 "load": view.load,
                 "slots_total": view.slots_total,
                 "slots_free": view.slots_free,
-                "slo": {},
+                "slo": self._slo_snapshot(sorted({each.pool_id for each in view.replicas})),
                 "engine_version": view.key.engine_version,
                 "model_digest": shown_digest(view.key.model_digest),
                 "replicas": [
@@ -130,4 +133,5 @@ class OverviewService:
         figures["replicas_ready"] = float(len(ready))
         figures["slots_total"] = float(sum(r.properties.slots_total for r in ready))
         figures["tasks_running"] = float(len(scheduler.running(pool_id)))
+        figures |= {f"slo.{name}": value for name, value in self._slo_snapshot([pool_id]).items()}
         return figures

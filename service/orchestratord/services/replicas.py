@@ -14,6 +14,7 @@ from typing import Protocol
 
 import structlog
 
+from orchestrator_core.admission.circuit_breaker import BreakerPolicy
 from orchestrator_core.events import PoolAdded, ReplicaLost, ReplicaReady
 from orchestrator_core.pool import PoolSpec, ReplicaSpec, SetKey
 from orchestratord.services.scheduling import SchedulingService
@@ -49,13 +50,14 @@ class Replica:
 
 @dataclass(frozen=True, slots=True)
 class PoolTraits:
-    """What services need of a pool beside its `PoolSpec`."""
+    """What services need of a pool beside its `PoolSpec`; `breaker` is None where it is off."""
 
     spec: PoolSpec
     model: str
     wall_ms: int
     idle_ms: int
     deterministic_prefix_cache: bool
+    breaker: BreakerPolicy | None = None
 
 
 class ReplicaDirectory:

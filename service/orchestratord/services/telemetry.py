@@ -7,7 +7,7 @@ those of ORCH-3027. Requirements: ORCH-3028, ORCH-3029, OC-CTRL-2050, OC-CTRL-20
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import structlog
@@ -25,6 +25,7 @@ from worker_adapters.adapter_api.types import DecodeEnd
 
 if TYPE_CHECKING:
     from orchestratord.services.replicas import Replica
+    from orchestratord.services.slo import Measure
 
 # A waiting task that had to go for another one counts as rejected too.
 _EVICTIONS = frozenset({Reason.DROPPED_LRU, Reason.SHED, Reason.PREEMPTED})
@@ -332,6 +333,27 @@ class Telemetry:
             load = scheduler.replica_load(spec.id, replica.id) or 0.0
             self.metrics.slots.labels(**of).set(replica.properties.slots_total)
             self.metrics.slots_busy.labels(**of).set(round(load * replica.properties.slots_total))
+
+    def slo_gauges(
+        self, pools: Iterable[tuple[PoolSpec, Sequence[Measure], Collection[Priority]]]
+    ) -> None:
+        """Of each pool what was measured for its objectives, and which priorities it refuses; what
+        is not known any more is not exposed."""
+        self.metrics.slo_value.clear()
+        self.metrics.slo_attainment_ratio.clear()
+        self.metrics.admission_breaker_open.clear()
+        for spec, measures, refused in pools:
+            where = {"engine": spec.engine, "pool_id": spec.id}
+            for measure in measures:
+                of = {**where, "priority": measure.objective.priority.value}
+                of["objective"] = measure.objective.name
+                self.metrics.slo_value.labels(**of).set(measure.value)
+                if measure.met_ratio is not None:
+                    self.metrics.slo_attainment_ratio.labels(**of).set(measure.met_ratio)
+            for priority in Priority:
+                self.metrics.admission_breaker_open.labels(**where, priority=priority.value).set(
+                    priority in refused
+                )
 
     def share_gauges(self, shares: Mapping[Flow, ShareView]) -> None:
         """What every flow got lately; the rest, beyond the budget of tenants, adds up in `other`.

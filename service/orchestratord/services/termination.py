@@ -16,7 +16,7 @@ from typing import Any
 import msgspec
 import structlog
 
-from orchestrator_core.errors import Reason, Refusal
+from orchestrator_core.errors import Code, Reason, Refusal
 from orchestrator_core.task import Determinism, Workload
 from orchestratord.ports.journal import Journal, JournalError
 from orchestratord.services import records
@@ -64,6 +64,8 @@ class TerminationService:
         self._clock_ms = clock_ms
         self._determinism_of = determinism_of
         self._unwritten: list[_Unwritten] = []
+        # Hears once of each end: completed, canceled, or failed with a code.
+        self.on_end: Callable[[Job, str, Code | None], None] | None = None
 
     def finish(self, job: Job, decode_ms: int, result: Any = None) -> None:
         """The engine came to the end of the answer."""
@@ -74,6 +76,7 @@ class TerminationService:
         # Embeddings are not in the log's text, so only a completion can be computed again.
         show_first = strict and job.task.workload is Workload.COMPLETION
         self._end(job, "end", data, "completed", show_first=show_first)
+        self._tell(job, "completed")
 
     def cancel(self, job: Job, reason: Reason = Reason.CLIENT) -> asyncio.Future[int] | None:
         """The client's cancel; the future is done when the end is on disk."""
@@ -83,7 +86,9 @@ class TerminationService:
             job.log.end("end", msgspec.json.encode(data))
             return None
         self._telemetry.canceled(job, reason)
-        return self._end(job, "end", data, "canceled")
+        written = self._end(job, "end", data, "canceled")
+        self._tell(job, "canceled")
+        return written
 
     def fail(self, job: Job, refusal: Refusal) -> None:
         """A typed error ends the stream."""
@@ -101,6 +106,7 @@ class TerminationService:
         if refusal.policy_label is not None:
             data["policy_label"] = refusal.policy_label
         self._end(job, "error", data, _OUTCOMES.get(refusal.reason, "failed"))
+        self._tell(job, "failed", refusal.code)
 
     def evict(self, job: Job, refusal: Refusal | None) -> None:
         """The core ended a waiting task: cancelled (None), dropped, shed or past its deadline."""
@@ -110,6 +116,10 @@ class TerminationService:
             self.cancel(job)
         else:
             self.fail(job, refusal)
+
+    def _tell(self, job: Job, outcome: str, code: Code | None = None) -> None:
+        if self.on_end is not None:
+            self.on_end(job, outcome, code)
 
     def _decode_ms(self, job: Job) -> int:
         return max(0, self._clock_ms() - job.first_token_ms) if job.first_token_ms else 0
