@@ -29,6 +29,7 @@ from orchestratord.services.admission import AdmissionService, Draft, Outcome
 from orchestratord.services.breakers import BreakerService
 from orchestratord.services.cancellation import CancellationService
 from orchestratord.services.dispatch import Dispatcher
+from orchestratord.services.explanations import ExplanationService
 from orchestratord.services.jobs import Job, JobTable, Promise
 from orchestratord.services.recovery import Recovered, RecoveryService
 from orchestratord.services.replicas import PoolTraits, ReplicaDirectory
@@ -149,6 +150,7 @@ class Life:
         )
         self.hub = ReaderHub(self.scheduling, setup.metrics_s)
         self.cancellation = CancellationService(self.scheduling)
+        self.explanations = ExplanationService(self.scheduling, self.jobs)
         self.admission = AdmissionService(
             self.scheduling,
             self.jobs,
@@ -199,7 +201,8 @@ class Life:
         self.replicas.start()
         self.recovered = self.recovery.run()
         self._every(PERIOD_S, self.watchdog.look)
-        self._every(self.slo.look_s, self.look_at_objectives)
+        if self._world.setup.objectives:
+            self._every(self.slo.look_s, self.look_at_objectives)
         self._every(READER_TICK_S, lambda: self.hub.tick(READER_TICK_S))
 
     def look_at_objectives(self) -> None:
