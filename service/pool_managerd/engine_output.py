@@ -1,22 +1,29 @@
 """What a launched engine prints: the end of it in memory, for causes, and a bounded log file.
 
-Invariant: memory and disk stay bounded however much an engine prints; the file turns over to
-`<name>.1` at its limit, so that at least one limit's worth of history is kept.
-Requirements: OC-POOL-3003.
+Complete lines are looked at as they come for a failure of driver or GPU, so that an engine that
+prints one and lives is not trusted any longer (ORCH-3038). Invariant: memory and disk stay bounded
+however much an engine prints; the file turns over to `<name>.1` at its limit, so that at least one
+limit's worth of history is kept.
+Requirements: ORCH-3038, OC-POOL-3003, OC-POOL-3010.
 """
 
 from __future__ import annotations
 
 import json
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import structlog
+
+from pool_managerd.failure_classes import Failure, lasting_fault, may_tell
 
 TAIL_BYTES = 64 * 1024
 FILE_BYTES = 4 * 1024 * 1024
 # A cause is shown to people and logged; an engine's last line can be a backtrace.
 CAUSE_CHARS = 400
+# A longer line is looked at in pieces.
+LINE_BYTES = 4096
 
 _log = structlog.get_logger(__name__)
 
@@ -32,11 +39,17 @@ class EngineOutput:
         self._descriptor = -1
         self._written = 0
         self._refused = False
+        self._line = b""  # begun, without its end yet
+        # Called with the first lasting fault of a life, from `write`.
+        self.on_fault: Callable[[Failure], None] | None = None
+        self._fault_found = False
 
     def begin(self) -> None:
         """A new life: what the last one said is not this one's cause."""
         self._tail.clear()
         self._refused = False
+        self._line = b""
+        self._fault_found = False
 
     def write(self, output: bytes) -> None:
         """Keep what the engine printed; a disk that refuses costs the file, never the engine."""
@@ -50,6 +63,8 @@ class EngineOutput:
             if not self._refused:  # say it once in a life
                 _log.warning("engine.log_failed", file=str(self._path), reason=error.strerror)
             self._refused = True
+        if self.on_fault is not None and not self._fault_found:
+            self._look(output)
 
     def tail(self) -> bytes:
         """The last bytes of this life, at most `tail_bytes`."""
@@ -60,6 +75,21 @@ class EngineOutput:
         if self._descriptor != -1:
             os.close(self._descriptor)
             self._descriptor = -1
+
+    def _look(self, output: bytes) -> None:
+        *lines, rest = (self._line + output).split(b"\n")
+        if len(rest) > LINE_BYTES:
+            lines.append(rest)
+            rest = b""
+        self._line = rest
+        if not may_tell(b"\n".join(lines)):
+            return
+        for line in lines:
+            fault = lasting_fault(line)
+            if fault is not None and self.on_fault is not None:
+                self._fault_found = True
+                self.on_fault(fault)
+                return
 
     def _turn_over(self) -> None:
         self.close()

@@ -69,6 +69,11 @@ class EngineProcess:
         return self._process.pid
 
     @property
+    def exit_code(self) -> int | None:
+        """Its exit status, negative for a signal; None while it runs."""
+        return self._process.returncode
+
+    @property
     def status(self) -> str:
         """How it ended, in words."""
         code = self._process.returncode
@@ -77,8 +82,7 @@ class EngineProcess:
         if code >= 0:
             return f"exited with status {code}"
         name = signal.Signals(-code).name if -code in set(signal.Signals) else str(-code)
-        hint = " (by the kernel for want of memory?)" if -code == signal.SIGKILL else ""
-        return f"was ended by {name}{hint}"
+        return f"was ended by {name}"
 
     async def stop(self, grace_s: float) -> None:
         """SIGTERM to its group, SIGKILL after `grace_s` seconds; returns when nothing is left."""

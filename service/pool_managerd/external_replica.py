@@ -1,7 +1,9 @@
 """Looks after an engine that somebody else runs: probes it, for as long as the service runs.
 
-Invariant: it is asked every 500 ms whatever its state, so one that comes back is Ready within
-1.5 s of being healthy. Requirements: ORCH-3002, ORCH-3010, ORCH-3032.
+With `self_test: always` it is tested each time before it becomes Ready, because nobody tells
+whether it is still the same process; otherwise it is not disturbed. Invariant: it is asked every
+500 ms whatever its state, so one that comes back is Ready within 1.5 s of being healthy, and of
+having passed its test. Requirements: ORCH-3002, ORCH-3010, ORCH-3032, ORCH-3049.
 """
 
 from __future__ import annotations
@@ -15,11 +17,13 @@ from pool_managerd.engine_probe import PROBE_PERIOD_S, EngineProbe, NotReady
 from pool_managerd.observer import Cause, CauseCode
 from pool_managerd.replica import Replica
 from pool_managerd.replica_state import ReplicaState
+from pool_managerd.self_test import SelfTestFailed, self_test
 from pool_managerd.settings import ExternalReplica, PoolSettings
-from worker_adapters.adapter_api.types import EngineAdapter
+from worker_adapters.adapter_api.types import EngineAdapter, EngineProperties
 
-PRELOAD_DEADLINE_S = 120.0
 LEAST_PAUSE_S = 0.05
+# An engine that failed its self-test is left alone for so long.
+RETEST_S = 30.0
 
 _log = structlog.get_logger(__name__)
 
@@ -38,13 +42,16 @@ class ExternalSupervisor:
         self.replica = replica
         replica.url = external.url
         self._client = adapter.connect(external.url, model_digest=external.model_digest)
+        self._preload_s = pool.preload_ms / 1000
+        self._tests = pool.self_test == "always"
+        self._no_test_before_s = 0.0
         self._probe = EngineProbe(pool, external.url, self._client, clock, external.model_digest)
 
     async def run(self) -> None:
         """Probe until cancelled."""
         loop = asyncio.get_running_loop()
         self.replica.start()
-        deadline_s = loop.time() + PRELOAD_DEADLINE_S
+        deadline_s = loop.time() + self._preload_s
         while True:
             asked_s = loop.time()
             try:
@@ -68,14 +75,15 @@ class ExternalSupervisor:
 
     async def _look(self, *, overdue: bool) -> None:
         replica = self.replica
-        if replica.is_ready:
+        if replica.serves:
             cause = await self._probe.liveness()
             if cause is not None:
                 replica.lose(cause)
             return
         verdict = await self._probe.readiness()
         if not isinstance(verdict, NotReady):
-            replica.ready(self._client, verdict)
+            if not self._tests or await self._passes(verdict):
+                replica.ready(self._client, verdict)
             return
         preloads = (
             verdict.cause.code is CauseCode.LOADING
@@ -84,3 +92,19 @@ class ExternalSupervisor:
         )
         if not preloads:  # anything but loading means that it cannot be used right now
             replica.fail(verdict.cause)
+
+    async def _passes(self, properties: EngineProperties) -> bool:
+        loop = asyncio.get_running_loop()
+        replica = self.replica
+        if loop.time() < self._no_test_before_s:
+            return False
+        replica.testing()
+        try:
+            await self_test(self._client, properties)
+        except SelfTestFailed as failure:
+            self._no_test_before_s = loop.time() + RETEST_S
+            replica.self_tested(ok=False)
+            replica.fail(replica.cause(CauseCode.SELF_TEST, f"its self-test failed at {failure}"))
+            return False
+        replica.self_tested(ok=True)
+        return True

@@ -1,8 +1,10 @@
-"""Runs an engine of our own: starts it, waits until it is Ready, and starts it again when it ends.
+"""Runs an engine of our own: starts it, tests it, keeps it Ready, and starts it again when it ends.
 
-Invariants: never more than one engine process per replica; an engine that died, hangs or does not
-fit is gone, with all it started, before the next one starts; restarts are spaced by `Backoff`.
-Requirements: ORCH-3001, ORCH-3002, OC-POOL-3001, OC-POOL-3002, OC-POOL-3003, OC-POOL-3011.
+Invariants: never more than one engine process per replica; an engine that died, hangs, does not
+fit, fails its self-test or lost its GPU is gone, with all it started, before the next one starts;
+restarts are spaced by `Backoff` and bounded by `RestartBreaker`; each life of an engine passes one
+self-test before its first Ready. Requirements: ORCH-3001, ORCH-3002, ORCH-3038, ORCH-3039,
+ORCH-3049, ORCH-3053, OC-POOL-3001, OC-POOL-3002, OC-POOL-3003, OC-POOL-3010, OC-POOL-3011.
 """
 
 from __future__ import annotations
@@ -12,29 +14,42 @@ import os
 import re
 import socket
 from collections.abc import Callable
+from contextlib import suppress
 
 import structlog
 
-from pool_managerd.backoff import Backoff
+from pool_managerd.backoff import HEALTHY_RESET_S, Backoff
 from pool_managerd.engine_ledger import EngineLedger
 from pool_managerd.engine_output import EngineOutput, last_words
 from pool_managerd.engine_probe import PROBE_PERIOD_S, EngineProbe, NotReady
 from pool_managerd.engine_process import EngineProcess
+from pool_managerd.failure_classes import ExitEvidence, Failure, classify_exit
+from pool_managerd.kernel_evidence import KernelLog, memory_kills
 from pool_managerd.launch_command import HOST, LaunchRefused, engine_command, engine_environment
 from pool_managerd.model_files import ModelUnavailable
-from pool_managerd.observer import Cause, CauseCode
+from pool_managerd.observer import DEVICE_FAULTS, Cause, CauseCode, DeviceFault
 from pool_managerd.replica import Replica
+from pool_managerd.restart_breaker import RestartBreaker
+from pool_managerd.self_test import SelfTestFailed, self_test
 from pool_managerd.settings import LaunchSettings, PoolSettings
-from worker_adapters.adapter_api.types import EngineAdapter, EngineClient
+from worker_adapters.adapter_api.types import (
+    EngineAdapter,
+    EngineClient,
+    EngineFault,
+    EngineProperties,
+)
 
-PRELOAD_DEADLINE_S = 120.0
 PRELOAD_PROBE_S = 0.1  # a small model is there in half a second; do not add as much again
 # An engine of ours that hangs is given this long to come back, then it is ended and restarted.
 HANG_S = 10.0
 KILL_GRACE_S = 2.0
+# A call that a dying engine cut: its exit, which says more, follows at once.
+EXIT_FOLLOWS_S = 1.0
 # The port was free when we looked; somebody may have been quicker. That is no failure to wait for.
 PORT_ATTEMPTS = 3
 PORT_TAKEN = re.compile(rb"address already in use|couldn't bind|failed to bind", re.IGNORECASE)
+
+_FAULT_CODES = {fault: code for code, fault in DEVICE_FAULTS.items()}
 
 _log = structlog.get_logger(__name__)
 
@@ -64,6 +79,16 @@ class LaunchedSupervisor:
         self._ledger = ledger
         self._output = output
         self._backoff = backoff
+        restarts = pool.restarts
+        self._breaker = RestartBreaker(
+            restarts.max_failures, restarts.window_s, restarts.broken_s, HEALTHY_RESET_S
+        )
+        self._kernel_log = KernelLog()
+        self._memory_kills = 0
+        # Of this life: it is over (its process ended, or a fault ended it), and the fault.
+        self._over = asyncio.Event()
+        self._fault: Cause | None = None
+        output.on_fault = self._printed_fault
         self._engine: EngineProcess | None = None
         self._client: EngineClient | None = None
         self._ready_since_s: float | None = None
@@ -74,6 +99,8 @@ class LaunchedSupervisor:
         lost_ports = 0
         while True:
             self._ready_since_s = None
+            self._fault = None
+            self._over.clear()
             self.replica.start()
             try:
                 cause = await self._live()
@@ -91,10 +118,15 @@ class LaunchedSupervisor:
                 and PORT_TAKEN.search(self._output.tail()) is not None
             )
             lost_ports = lost_ports + 1 if lost_port else 0
-            delay_s = (
-                0.0 if 0 < lost_ports < PORT_ATTEMPTS else self._backoff.after_failure(healthy_s)
-            )
-            self.replica.wait_for_restart(delay_s)
+            delay_s = 0.0
+            if 0 < lost_ports < PORT_ATTEMPTS:
+                self.replica.wait_for_restart(delay_s)
+            elif (rest_s := self._breaker.after_failure(loop.time(), healthy_s)) is not None:
+                delay_s = rest_s
+                self.replica.rest(rest_s)
+            else:
+                delay_s = self._backoff.after_failure(healthy_s)
+                self.replica.wait_for_restart(delay_s)
             await asyncio.sleep(delay_s)
             await self._close_client()
             self.replica.restarted()
@@ -104,12 +136,23 @@ class LaunchedSupervisor:
         self.replica.lose(cause)
         self.replica.stir()
 
+    def device_fault(self, fault: DeviceFault, message: str) -> None:
+        """Its GPU or driver failed, as NVML or the engine says: what runs on it goes elsewhere, and
+        its engine is ended and started again with backoff. Nothing happens while none runs."""
+        if self._engine is None or self._over.is_set():
+            return
+        self._fault = self.replica.cause(_FAULT_CODES[fault], message)
+        self.replica.lose(self._fault)
+        self._over.set()
+        self.replica.stir()
+
     async def stop(self, grace_s: float) -> None:
         """End the engine, gently for `grace_s` seconds; after `run` was cancelled."""
         self.replica.stopped()
         await self._end_engine(grace_s)
         await self._close_client()
         self._output.close()
+        self._kernel_log.close()
 
     async def _live(self) -> Cause:
         """One life of the engine, from its start; returns why it is over."""
@@ -129,6 +172,7 @@ class LaunchedSupervisor:
         except (LaunchRefused, OSError, ValueError) as error:
             return replica.cause(CauseCode.SPAWN, f"cannot start the engine: {error}")
         self._engine = engine
+        self._kernel_log.lines()  # what was said before it started does not concern it
         replica.pid = engine.pid
         replica.url = f"http://{HOST}:{port}"
         self._ledger.add(replica.pool_id, replica.id, engine.pid)
@@ -141,24 +185,32 @@ class LaunchedSupervisor:
     ) -> Cause:
         loop = asyncio.get_running_loop()
         replica = self.replica
-        deadline_s = loop.time() + PRELOAD_DEADLINE_S
-        was_ready = False
-        while not engine.exited.is_set():
+        preload_s = self._pool.preload_ms / 1000
+        deadline_s = loop.time() + preload_s
+        tested = self._pool.self_test == "never"
+        while not self._over.is_set():
             asked_s = loop.time()
-            if replica.is_ready:
+            self._memory_kills = memory_kills()
+            if replica.serves:
                 cause = await probe.liveness()
                 if cause is None:
                     await replica.pause(max(0.0, PROBE_PERIOD_S - (loop.time() - asked_s)))
                 else:
                     replica.lose(cause)
-                if not replica.is_ready:
+                if not replica.serves:
                     deadline_s = loop.time() + HANG_S
                 continue
             verdict = await probe.readiness()
-            if engine.exited.is_set():
+            if self._over.is_set():
                 break
             if not isinstance(verdict, NotReady):
-                was_ready = True
+                if not tested:
+                    failure = await self._self_test(client, verdict, deadline_s)
+                    if self._over.is_set():
+                        break
+                    if failure is not None:
+                        return failure
+                    tested = True
                 self._ready_since_s = loop.time()
                 replica.ready(client, verdict)
                 continue
@@ -166,26 +218,75 @@ class LaunchedSupervisor:
                 return verdict.cause
             # Not noted as an error: an engine that has just been started is not there yet.
             if loop.time() > deadline_s:
-                if was_ready:
+                if self._ready_since_s is not None:
                     return verdict.cause
                 return replica.cause(
                     CauseCode.PRELOAD_TIMEOUT,
-                    f"not Ready {PRELOAD_DEADLINE_S:g} s after its start: {verdict.cause.message}",
+                    f"not Ready {preload_s:g} s after its start: {verdict.cause.message}",
                 )
             await replica.pause(max(0.0, PRELOAD_PROBE_S - (loop.time() - asked_s)))
-        return self._exit_cause(engine)
+        return self._fault or self._exit_cause(engine)
+
+    async def _self_test(
+        self, client: EngineClient, properties: EngineProperties, deadline_s: float
+    ) -> Cause | None:
+        """Why it failed; None where it passed, or where the engine's life ended during it."""
+        replica = self.replica
+        replica.testing()
+        test = asyncio.ensure_future(self_test(client, properties))
+        over = asyncio.ensure_future(self._over.wait())
+        try:
+            async with asyncio.timeout_at(deadline_s):
+                await asyncio.wait((test, over), return_when=asyncio.FIRST_COMPLETED)
+            if not test.done():
+                return None  # its engine ended or lost its GPU: that is the cause
+            test.result()
+        except TimeoutError:
+            cause = replica.cause(
+                CauseCode.PRELOAD_TIMEOUT,
+                f"its self-test was not over {self._pool.preload_ms / 1000:g} s after its start",
+            )
+        except SelfTestFailed as failure:
+            if failure.fault is EngineFault.RESET:
+                with suppress(TimeoutError):
+                    await asyncio.wait_for(self._over.wait(), EXIT_FOLLOWS_S)
+            cause = replica.cause(CauseCode.SELF_TEST, f"its self-test failed at {failure}")
+        else:
+            replica.self_tested(ok=True)
+            return None
+        finally:
+            for task in (test, over):
+                task.cancel()
+            await asyncio.gather(test, over, return_exceptions=True)
+        replica.self_tested(ok=False)
+        return cause
 
     def _engine_exited(self) -> None:
         """From the event loop, at the instant of the exit."""
         if self._engine is not None:
-            self.replica.lose(self._exit_cause(self._engine))
+            self._fault = self._fault or self._exit_cause(self._engine)
+            self.replica.lose(self._fault)
+        self._over.set()
         self.replica.stir()
 
+    def _printed_fault(self, failure: Failure) -> None:
+        """From the event loop, with the line that the engine just printed."""
+        self.device_fault(DEVICE_FAULTS[failure.code], f"the engine printed: {failure.evidence}")
+
     def _exit_cause(self, engine: EngineProcess) -> Cause:
-        return self.replica.cause(
-            CauseCode.EXITED,
-            f"the engine (pid {engine.pid}) {engine.status}: {last_words(self._output.tail())}",
+        output = self._output.tail()
+        failure = classify_exit(
+            ExitEvidence(
+                engine.pid,
+                engine.exit_code or 0,
+                output,
+                memory_killed=memory_kills() > self._memory_kills,
+                kernel_lines=self._kernel_log.lines(),
+            )
         )
+        code = CauseCode.EXITED if failure is None else failure.code
+        words = last_words(output) if failure is None else failure.evidence
+        return self.replica.cause(code, f"the engine (pid {engine.pid}) {engine.status}: {words}")
 
     async def _end_engine(self, grace_s: float) -> None:
         engine = self._engine

@@ -10,6 +10,7 @@ from pool_managerd.observer import Cause
 from pool_managerd.replica_state import ReplicaState
 from worker_adapters.adapter_api.types import (
     Decode,
+    DecodeEnd,
     DecodeRequest,
     EngineClient,
     EngineError,
@@ -31,19 +32,71 @@ PROPERTIES = EngineProperties(
 
 @dataclass(slots=True)
 class ScriptedEngine:
-    """How the engine is right now. `silent`: it accepts, and never answers."""
+    """How the engine is right now. `silent`: it accepts, and never answers; `drifts`: no two
+    decodes agree; `leaks_slots`: a cancel frees nothing; `telemetry_fault`, `decode_fault`: what
+    these calls fail with; `mute`: a decode gives nothing, ever."""
 
     health: Health = Health.OK
     silent: bool = False
     properties: EngineProperties = PROPERTIES
     properties_fault: EngineFault | None = None
+    decode_fault: EngineFault | None = None
+    telemetry_fault: EngineFault | None = None
+    drifts: bool = False
+    leaks_slots: bool = False
+    mute: bool = False
+    decodes: int = 0
+    busy_slots: int = 0
     probes: int = 0
     open_clients: int = 0
     claimed_digests: list[str | None] = field(default_factory=list)
 
 
+# A request for more tokens is a long one: it goes on until it is cancelled.
+SHORT_TOKENS = 64
+
+
+class ScriptedDecode:
+    """A decode of a scripted engine: its tokens come with the next turn of the event loop."""
+
+    def __init__(self, engine: ScriptedEngine, request: DecodeRequest, sink: TokenSink) -> None:
+        self._engine = engine
+        self._request = request
+        self._sink = sink
+        self._open = True
+        engine.decodes += 1
+        engine.busy_slots += 1
+        asyncio.get_running_loop().call_soon(self._go)
+
+    def cancel(self) -> None:
+        """The slot is free again, unless the engine leaks it."""
+        if self._open:
+            self._open = False
+            self._engine.busy_slots -= not self._engine.leaks_slots
+
+    def _go(self) -> None:
+        engine, asked = self._engine, self._request.max_tokens
+        if not self._open or engine.mute:
+            return
+        if engine.decode_fault is not None:
+            self._end()
+            self._sink.on_error(EngineError(engine.decode_fault, "scripted fault"))
+            return
+        piece = b"tick%d " % (engine.decodes if engine.drifts else self._request.seed)
+        if asked > SHORT_TOKENS:
+            self._sink.on_tokens([piece])
+            return
+        self._sink.on_tokens([piece] * asked)
+        self._end()
+        self._sink.on_end(DecodeEnd("limit", 4, asked, 0, 0, 0))
+
+    def _end(self) -> None:
+        self._open = False
+        self._engine.busy_slots -= 1
+
+
 class ScriptedClient:
-    """`EngineClient` of a `ScriptedEngine`; it decodes nothing."""
+    """`EngineClient` of a `ScriptedEngine`; its decodes are good enough for a self-test."""
 
     def __init__(self, engine: ScriptedEngine) -> None:
         self._engine = engine
@@ -68,19 +121,26 @@ class ScriptedClient:
         raise _unsupported()
 
     async def slots(self) -> list[SlotState]:
-        return []
+        return [
+            SlotState(number, number < self._engine.busy_slots, 0)
+            for number in range(self._engine.properties.slots_total)
+        ]
 
     async def metrics(self) -> dict[str, float]:
+        if self._engine.telemetry_fault is not None:
+            raise EngineError(self._engine.telemetry_fault, "scripted fault")
         return {}
 
     async def embed(self, inputs: Sequence[str]) -> list[list[float]]:
-        raise _unsupported()
+        if "embeddings" not in self._engine.properties.features:
+            raise _unsupported()
+        return [[1.0, 0.0] for _ in inputs]
 
     async def rerank(self, query: str, documents: Sequence[str]) -> list[float]:
         raise _unsupported()
 
     def decode(self, request: DecodeRequest, sink: TokenSink) -> Decode:
-        raise AssertionError("this engine is for probing")
+        return ScriptedDecode(self._engine, request, sink)
 
     async def close(self) -> None:
         self._engine.open_clients -= 1
