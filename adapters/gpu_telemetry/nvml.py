@@ -64,12 +64,17 @@ class _Lost(Exception):
 
 @dataclass(slots=True)
 class _Gpu:
-    """A device we have met: what never changes, its handle, and how it is lost. Without a handle
-    the last opening did not find it."""
+    """A device we have met: what never changes, its handle, how it is lost, and the MIG instances
+    that it had. Without a handle the last opening did not find it."""
 
     fixed: DeviceSnapshot
     handle: Any
     lost: str | None = None
+    instances: tuple[MigInstance, ...] | None = None
+
+    def silent(self) -> DeviceSnapshot:
+        """All that can be said of it while it does not answer."""
+        return replace(self.fixed, lost=self.lost, mig=self.instances)
 
 
 class NvmlReader:
@@ -254,7 +259,7 @@ class NvmlReader:
     def _read(self, gpu: _Gpu) -> DeviceSnapshot:
         handle, fixed = gpu.handle, gpu.fixed
         if handle is None:
-            return replace(fixed, lost=gpu.lost)
+            return gpu.silent()
         nvml = self._nvml
         try:
             memory = self._memory(handle)
@@ -291,8 +296,9 @@ class NvmlReader:
             )
         except _Lost as lost:
             gpu.lost = str(lost)
-            return replace(fixed, lost=gpu.lost)
+            return gpu.silent()
         gpu.lost = None
+        gpu.instances = found.mig and tuple(MigInstance(i.number, i.uuid) for i in found.mig)
         return found
 
     def _uuid(self, handle: Any) -> str | None:

@@ -2,7 +2,8 @@
 
 Off a task's path. Invariants: devices are ordered by index; a figure that the GPU, the driver or
 our permissions do not give is None and never a guess; a device that does not answer is `lost` and
-has its identity and no figures. Requirements: ORCH-3028, ORCH-3053, OC-POOL-3030.
+has its identity, that of its MIG instances, and no figures. Requirements: ORCH-3028, ORCH-3053,
+OC-POOL-3030.
 """
 
 from __future__ import annotations

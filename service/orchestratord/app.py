@@ -53,6 +53,7 @@ from orchestratord.services.admission import AdmissionService
 from orchestratord.services.breakers import BreakerService
 from orchestratord.services.cancellation import CancellationService
 from orchestratord.services.determinism import DeterminismService
+from orchestratord.services.devices import DeviceService
 from orchestratord.services.dispatch import Dispatcher
 from orchestratord.services.explanations import ExplanationService
 from orchestratord.services.jobs import Job, JobTable
@@ -78,6 +79,7 @@ from orchestratord.settings import (
     secret_values,
     slo_objectives,
 )
+from pool_managerd.gpu_watch import GpuWatch
 from pool_managerd.pool_host import PoolHost
 from worker_adapters.adapter_api.types import EngineAdapter
 
@@ -176,7 +178,9 @@ class Orchestrator:
             run_dir=Path(config.server.state_dir),
             clock=wall_clock_ms,
             jitter=random.random,
+            gpus=GpuWatch(config.platform.gpu_telemetry_ms),
         )
+        self.devices = DeviceService(self.pool_host.gpus, self.replicas, self.telemetry.metrics)
         self.overview = OverviewService(
             self.scheduling,
             self.replicas,
@@ -257,7 +261,7 @@ class Orchestrator:
         )
         return Gate(
             data_plane if data else None,
-            ControlApp(ControlPlane(self.overview), orchcontrol_v1.contract_text())
+            ControlApp(ControlPlane(self.overview, self.devices), orchcontrol_v1.contract_text())
             if control
             else None,
             PublicPages(self.ready, self.render_metrics),
@@ -288,6 +292,7 @@ class Orchestrator:
         self.telemetry.process_gauges(
             len(self.hub), self.jobs.ended_bytes, self.scheduling.scheduler.session_count
         )
+        self.devices.set_gauges()
         shares = self.scheduling.scheduler.shares(self.scheduling.clock_ms())
         self.telemetry.share_gauges(shares)
         return self.telemetry.render()

@@ -1,4 +1,4 @@
-"""What this machine can run: the engine adapters that are installed, the model files that are here.
+"""What this machine can run: the engine adapters that are installed, model files and GPUs.
 
 Used by the composition root and by whoever checks a configuration for it. Invariant: an adapter is
 imported when a pool needs it and not before, so that a broken one cannot stop a service without
@@ -7,14 +7,21 @@ such a pool (ORCH-3030, ORCH-3037).
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator, Mapping
+from functools import cache
 from importlib.metadata import EntryPoint, entry_points
 
+from gpu_telemetry.nvml import NvmlReader, NvmlUnavailable
+from gpu_telemetry.snapshot import HostGpus
+from gpu_telemetry.topology import device_of, known_names
 from orchestratord.configuration import Host, config_schema
 from pool_managerd.model_files import ModelMissing, ModelUnavailable, find_model
 from worker_adapters.adapter_api.types import EngineAdapter
 
 ADAPTER_GROUP = "llama_orch.engine_adapters"
+# A driver that sleeps takes seconds to wake; a start waits no longer for one that hangs.
+LOOK_S = 30.0
 
 
 class InstalledAdapters(Mapping[str, EngineAdapter]):
@@ -42,7 +49,41 @@ class InstalledAdapters(Mapping[str, EngineAdapter]):
 
 def this_host() -> Host:
     """Return what a configuration can count on here."""
-    return Host(frozenset(InstalledAdapters()), _model_problem)
+    # Asked for once, and only where a pool names devices.
+    gpus = cache(_gpus)
+    return Host(
+        frozenset(InstalledAdapters()),
+        _model_problem,
+        lambda device: _device_problem(device, gpus()),
+    )
+
+
+def _device_problem(name: str, host: HostGpus) -> str | None:
+    # A GPU that does not answer now may be any that we do not know: it shall not stop a start.
+    if not host.devices or any(device.lost for device in host.devices):
+        return None
+    if device_of(name, host) is not None:
+        return None
+    return f"no such device, or several; this host has {', '.join(known_names(host))}"
+
+
+def _gpus() -> HostGpus:
+    """One look; nothing where there is no driver, or where it does not answer in time."""
+    seen: list[HostGpus] = []
+
+    def look() -> None:
+        reader = NvmlReader()
+        try:
+            seen.append(reader.look())
+        except NvmlUnavailable:
+            return
+        finally:
+            reader.close()
+
+    looker = threading.Thread(target=look, name="nvml", daemon=True)
+    looker.start()
+    looker.join(LOOK_S)
+    return seen[0] if seen else HostGpus()
 
 
 def _model_problem(model: str) -> str | None:

@@ -13,7 +13,7 @@ from pathlib import Path
 import msgspec
 import structlog
 
-from pool_managerd.processes import kill_carriers, start_ticks
+from pool_managerd.processes import kill_carriers, marker_of, start_ticks
 
 MARKER_LENGTH = 32  # hexadecimal digits; anything else in the file is not ours
 
@@ -65,6 +65,29 @@ class EngineLedger:
         """An engine runs. A disk that refuses is reported, and the engine runs all the same."""
         self._ledger.engines.append(Entry(pool_id, replica_id, pid, start_ticks(pid) or 0))
         self._save()
+
+    @property
+    def engines(self) -> tuple[Entry, ...]:
+        """Those that run; from any thread."""
+        return tuple(self._ledger.engines)
+
+    def owner_of(self, pid: int) -> tuple[str, str] | None:
+        """The (pool id, replica id) whose engine or a process of it this is; from any thread.
+
+        By its marker, else by its session, which an engine leads: a program that renames itself
+        (vLLM's workers do) overwrites the environment that /proc shows.
+        """
+        prefix = f"{self._ledger.marker}:"
+        marker = marker_of(pid)
+        if marker is not None and marker.startswith(prefix):
+            pool_id, _, replica_id = marker.removeprefix(prefix).removesuffix(";").partition("/")
+            return pool_id, replica_id
+        try:
+            session = os.getsid(pid)
+        except OSError:
+            return None
+        led = (entry for entry in self.engines if entry.pid == session)
+        return next(((entry.pool_id, entry.replica_id) for entry in led), None)
 
     def remove(self, pid: int) -> None:
         """An engine and all it started have ended."""

@@ -19,13 +19,17 @@ from typing import Protocol
 
 import structlog
 
+from gpu_telemetry.faults import FaultKind, GpuFault
+from gpu_telemetry.topology import devices_of, placement_labels
 from pool_managerd.backoff import Backoff
 from pool_managerd.engine_ledger import EngineLedger
 from pool_managerd.engine_output import EngineOutput
 from pool_managerd.external_replica import ExternalSupervisor
 from pool_managerd.gpu_presence import gpu_present
+from pool_managerd.gpu_report import GpuReport, RunningEngine, report_of
+from pool_managerd.gpu_watch import GpuWatch
 from pool_managerd.launched_replica import LaunchedSupervisor
-from pool_managerd.observer import Cause, CauseCode, ReplicaObserver
+from pool_managerd.observer import Cause, CauseCode, DeviceFault, ReplicaObserver
 from pool_managerd.processes import kill_carriers
 from pool_managerd.replica import Replica, ReplicaView
 from pool_managerd.replica_state import ReplicaState
@@ -47,6 +51,13 @@ _BEST_FIRST = (
     (ReplicaState.BACKOFF, ReplicaState.UNREADY),
     (ReplicaState.BROKEN, ReplicaState.UNREADY),
 )
+
+_GPU_FAULTS: Mapping[FaultKind, DeviceFault] = {
+    FaultKind.XID: "xid",
+    FaultKind.ECC: "ecc",
+    FaultKind.LOST: "gpu-lost",
+    FaultKind.RESET: "reset",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +99,7 @@ class PoolHost:
         clock: Callable[[], int],
         jitter: Callable[[], float],
         has_gpu: Callable[[], bool] = gpu_present,
+        gpus: GpuWatch | None = None,
     ) -> None:
         self._pools = {pool.id: pool for pool in pools}
         self._adapters = adapters
@@ -99,6 +111,9 @@ class PoolHost:
         self._has_gpu = has_gpu
         self._marker = secrets.token_hex(16)
         self._ledger = EngineLedger(run_dir / "engines.json", self._marker)
+        self._gpus = GpuWatch(0) if gpus is None else gpus
+        self._gpus.owner_of = self._ledger.owner_of
+        self._gpus.on_fault = self.device_fault
         self._replicas: dict[str, dict[str, Replica]] = {pool.id: {} for pool in pools}
         self._supervisors: dict[tuple[str, str], _Supervisor] = {}
         self._tasks: list[asyncio.Task[None]] = []
@@ -110,6 +125,7 @@ class PoolHost:
         cannot be written."""
         self._run_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
         self._ledger.reap_leftovers()
+        self._gpus.start()
         self._started = True
         first = [pool for pool in self._pools.values() if pool.preload]
         later = [pool for pool in self._pools.values() if not pool.preload]
@@ -129,6 +145,7 @@ class PoolHost:
         """End every engine that we started: SIGTERM, SIGKILL after `deadline_s` seconds; returns
         when nothing is left. Idempotent."""
         self._stopped = True
+        await self._gpus.stop()
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -160,6 +177,29 @@ class PoolHost:
         supervisor = self._supervisors.get((pool_id, replica_id))
         if supervisor is not None and not self._stopped:
             supervisor.replica.stir()
+
+    def device_fault(self, fault: GpuFault) -> None:
+        """A GPU failed: replicas whose mask holds it, or whose processes were on it, go elsewhere
+        with their tasks, and their engines start anew."""
+        if not fault.fatal or self._stopped:
+            return
+        host, seen = self._gpus.latest(), self._gpus.engines_on(fault.index)
+        message = f"GPU {fault.index} ({fault.uuid or 'no UUID'}): {fault.message}"
+        for key, supervisor in list(self._supervisors.items()):
+            if not isinstance(supervisor, LaunchedSupervisor):
+                continue  # whoever runs an external engine knows its GPUs
+            masked = devices_of(self._pools[key[0]].devices, host)
+            if key in seen or any(device.index == fault.index for device in masked):
+                supervisor.device_fault(_GPU_FAULTS[fault.kind], message)
+
+    def gpus(self) -> GpuReport:
+        """The GPUs of this host and the engines on them, as of the last look."""
+        running = [
+            RunningEngine((entry.pool_id, entry.replica_id), pool.devices)
+            for entry in self._ledger.engines
+            if (pool := self._pools.get(entry.pool_id)) is not None
+        ]
+        return report_of(self._gpus.latest(), self._gpus.owners, running)
 
     def health(self, pool_id: str) -> PoolHealthView:
         """A pool as it is now. Raises KeyError for an unknown one."""
@@ -249,6 +289,10 @@ class PoolHost:
         async def run() -> None:
             for replica in awaited:
                 await replica.first_outcome.wait()
+            if isinstance(supervisor, LaunchedSupervisor):
+                await self._gpus.looked()
+                mask = self._pools[supervisor.replica.pool_id].devices
+                supervisor.replica.placed(placement_labels(mask, self._gpus.latest()))
             await supervisor.run()
 
         replica = supervisor.replica

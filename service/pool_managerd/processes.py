@@ -36,6 +36,15 @@ def carriers_of(marker: str) -> Iterator[int]:
             yield int(entry.name)
 
 
+def marker_of(pid: int) -> str | None:
+    """The engine marker in a process's environment; None where there is none to be read."""
+    for entry in _environment(pid):
+        name, _, value = entry.partition(b"=")
+        if name == MARKER_VARIABLE.encode():
+            return value.decode(errors="replace")
+    return None
+
+
 def kill_carriers(marker: str) -> list[int]:
     """SIGKILL every process whose engine marker starts with `marker`; returns their pids."""
     wanted = f"{MARKER_VARIABLE}={marker}".encode()
@@ -55,8 +64,11 @@ def kill_carriers(marker: str) -> list[int]:
 
 
 def _carries(pid: int, wanted: bytes) -> bool:
+    return any(entry.startswith(wanted) for entry in _environment(pid))
+
+
+def _environment(pid: int) -> list[bytes]:
     try:
-        environment = (_PROC / str(pid) / "environ").read_bytes()
+        return (_PROC / str(pid) / "environ").read_bytes().split(b"\0")
     except OSError:
-        return False  # gone, or somebody else's
-    return any(entry.startswith(wanted) for entry in environment.split(b"\0"))
+        return []  # gone, or somebody else's

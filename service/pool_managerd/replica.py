@@ -92,6 +92,10 @@ class Replica:
         """A cause as of now."""
         return Cause(code, message, self._clock())
 
+    def placed(self, labels: tuple[tuple[str, str], ...]) -> None:
+        """Where its devices are, for placement; labels that it has already win."""
+        self._labels = tuple(sorted((dict(labels) | dict(self._labels)).items()))
+
     def start(self) -> None:
         """Its preload begins (again)."""
         self._preload_ok = None

@@ -21,6 +21,7 @@ from orchestrator_core.errors import Code
 from orchestratord.api.errors import HttpError, error_response, invalid
 from orchestratord.api.http_server import Headers
 from orchestratord.api.types import AsgiApp, Exchange, Message
+from orchestratord.services.devices import DeviceService
 from orchestratord.services.overview import OverviewService
 
 with warnings.catch_warnings():
@@ -37,12 +38,14 @@ Answer = tuple[Any, int]
 class ControlPlane:
     """The handlers, by operation id. What this version does not serve answers 501."""
 
-    def __init__(self, overview: OverviewService) -> None:
+    def __init__(self, overview: OverviewService, devices: DeviceService) -> None:
         self._overview = overview
+        self._devices = devices
         self.handlers: dict[str, Callable[..., Any]] = {
             "pool_health": self.pool_health,
             "list_replicasets": self.list_replicasets,
             "get_capabilities": self.get_capabilities,
+            "list_devices": self.list_devices,
         }
 
     async def pool_health(self, id: str) -> Answer:
@@ -56,6 +59,9 @@ class ControlPlane:
 
     async def get_capabilities(self) -> Answer:
         return self._overview.capabilities(), 200
+
+    async def list_devices(self) -> Answer:
+        return self._devices.devices(), 200
 
     def handler(self, operation_id: str) -> Callable[..., Any]:
         known = self.handlers.get(operation_id)

@@ -1,8 +1,8 @@
-"""Whether this machine has what a configuration needs: engine adapters and model files.
+"""Whether this machine has what a configuration needs: engine adapters, model files and GPUs.
 
 Asked by `serve` and by `config validate` on the machine itself; a file that is checked elsewhere
 is judged without it. Invariant: what could never become Ready here is told before the start, not
-by a pool that stays Unready (ORCH-3030, ORCH-3037).
+by a pool that stays Unready (ORCH-3011, ORCH-3030, ORCH-3037).
 """
 
 from __future__ import annotations
@@ -19,11 +19,13 @@ class Host:
     """What the composition root knows of this machine.
 
     `engines` are those with an installed adapter. `model_problem` returns why a model's file is
-    not there, or None where it is or where that cannot be said before the launch.
+    not there, or None where it is or where that cannot be said before the launch. `device_problem`
+    returns why an entry of a device mask cannot be meant, or None where it can or nobody knows.
     """
 
     engines: frozenset[str]
     model_problem: Callable[[str], str | None]
+    device_problem: Callable[[str], str | None]
 
 
 def check_host(data: dict[str, Any], host: Host, findings: Findings) -> None:
@@ -37,6 +39,12 @@ def check_host(data: dict[str, Any], host: Host, findings: Findings) -> None:
             problem = host.model_problem(pool["model"])
             if problem is not None:
                 findings.reject(("pools", index, "model"), pool["model"], problem)
+        # An external engine's devices are those of its own host.
+        masked = pool.get("launch") is not None
+        for number, device in enumerate(pool.get("devices") or [] if masked else []):
+            problem = host.device_problem(str(device))
+            if problem is not None:
+                findings.reject(("pools", index, "devices", number), device, problem)
 
 
 def _opens_model(pool: dict[str, Any]) -> bool:

@@ -12,6 +12,7 @@ from gpu_telemetry.snapshot import (
     RESET_REQUIRED,
     GpuLink,
     HostGpus,
+    MigInstance,
     ProcessMemory,
     XidEvent,
 )
@@ -156,6 +157,19 @@ def test_a_divided_gpu_has_its_instances_with_their_memory_and_processes(
     assert (second.number, second.uuid) == (2, mig_uuid_of(0, 2))
     assert (second.memory_total_bytes, second.memory_used_bytes) == (10240 * MIB, 700 * MIB)
     assert second.processes == (ProcessMemory(99, 700 * MIB),)
+
+
+def test_a_divided_gpu_that_is_lost_is_still_found_by_its_instances(
+    nvml: ScriptedNvml, reader: NvmlReader
+) -> None:
+    nvml.gpus(Gpu(0, instances={1: {"total_mib": 10240, "used_mib": 5}}))
+    reader.look()
+    nvml.set(0, lost=stub.LOST)
+
+    (device,) = reader.look().devices
+
+    assert device.lost == OFF_THE_BUS
+    assert device.mig == (MigInstance(1, mig_uuid_of(0, 1)),)
 
 
 def test_links_between_gpus_are_read(nvml: ScriptedNvml, reader: NvmlReader) -> None:

@@ -374,7 +374,11 @@ def no_such_file(model: str) -> str | None:
     return f"model file {model} does not exist" if "missing" in model else None
 
 
-HERE = Host(frozenset({"llamacpp"}), no_such_file)
+def no_such_device(device: str) -> str | None:
+    return "no such device; this host has 0 (GPU-a)" if device == "7" else None
+
+
+HERE = Host(frozenset({"llamacpp"}), no_such_file, no_such_device)
 
 
 def test_an_engine_without_an_adapter_is_warned_of_with_those_that_are_there() -> None:
@@ -411,6 +415,20 @@ def test_a_model_that_an_engine_of_ours_would_open_must_be_here(
     (problem,) = caught.value.problems
     assert (problem.key, problem.value, problem.line) == ("pools[0].model", '"file:/missing"', 7)
     assert problem.rule == "model file file:/missing does not exist"
+
+
+@pytest.mark.req("OC-POOL-3020", partial="what the engine is given")
+def test_a_device_that_this_host_does_not_have_is_refused_for_engines_of_ours() -> None:
+    external = POOL + "    devices: [0, 7]\n"
+    text = KEYS + external + "    launch: {}\n"
+
+    with pytest.raises(ConfigError) as caught:
+        parse_config(text, environ=ENVIRONMENT, host=HERE)
+
+    (problem,) = caught.value.problems
+    assert (problem.key, problem.value) == ("pools[0].devices[1]", "7")
+    assert problem.rule == "no such device; this host has 0 (GPU-a)"
+    assert parse_config(KEYS + external, environ=ENVIRONMENT, host=HERE).config.pools[0].devices
 
 
 def test_a_launch_section_of_defaults_alone_is_a_launch() -> None:
