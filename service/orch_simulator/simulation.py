@@ -27,6 +27,7 @@ from orchestrator_core.effects import (
     Dispatch,
     Effect,
     Ended,
+    Moved,
     Preempt,
     Rejected,
     SessionExpired,
@@ -247,7 +248,7 @@ class Simulation:
                 self._forget(task_key)
             case Preempt(task_key):
                 self._interrupt(self._tasks[task_key])
-            case SessionExpired():
+            case SessionExpired() | Moved():
                 pass
             case _:
                 assert_never(effect)

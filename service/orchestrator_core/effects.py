@@ -59,8 +59,15 @@ class Preempt(Value, frozen=True):
     replica_id: str
 
 
+class Moved(Value, frozen=True):
+    """A task that does not run waits in this pool from now on, or runs there with its replica."""
+
+    task_key: str
+    pool_id: str
+
+
 class SessionExpired(Value, frozen=True):
     session_key: str
 
 
-Effect = Admitted | Rejected | Ended | Dispatch | Stop | Preempt | SessionExpired
+Effect = Admitted | Rejected | Ended | Dispatch | Stop | Preempt | Moved | SessionExpired

@@ -16,10 +16,40 @@ class PoolAdded(Value, frozen=True):
 
 
 class PoolDraining(Value, frozen=True):
-    """Take no more work into this pool and dispatch none; `False` lifts it."""
+    """Take no more work into this pool and start none; `False` lifts it.
+
+    What waits moves to another pool that takes it, else it keeps its place (ORCH-2101); what has
+    run and resumes still may. With `in_place` nothing moves or resumes: the service itself stops.
+    """
 
     pool_id: str
     draining: bool = True
+    in_place: bool = False
+
+
+class Evacuated(Value, frozen=True):
+    """A drain is over: what is left here, and nobody else takes, ends (ORCH-2101).
+
+    The replicas have been reported lost. `replica_ids`: only tasks that resume and ran on one of
+    these; empty for all of the pool, its waiting tasks as well.
+    """
+
+    pool_id: str
+    replica_ids: tuple[str, ...] = ()
+
+
+class PoolRemoved(Value, frozen=True):
+    """Forget a pool without tasks (InvariantViolation if there are any)."""
+
+    pool_id: str
+
+
+class PoolMerged(Value, frozen=True):
+    """`pool_id` takes over the replicas and all tasks of `source`, which is forgotten: what runs
+    there goes on undisturbed (a canary is promoted, ORCH-3033)."""
+
+    pool_id: str
+    source: str
 
 
 class Shedding(Value, frozen=True):
@@ -41,6 +71,15 @@ class ReplicaLost(Value, frozen=True):
     replica_id: str
 
 
+class ReplicaCordoned(Value, frozen=True):
+    """The replica gets no new work; what runs on it goes on. It holds until it is lifted with
+    `False`, also while the replica is lost and when it comes back."""
+
+    pool_id: str
+    replica_id: str
+    cordoned: bool = True
+
+
 class Submit(Value, frozen=True):
     """A task asks for admission, after every check that needs I/O."""
 
@@ -48,18 +87,45 @@ class Submit(Value, frozen=True):
 
 
 class Recover(Value, frozen=True):
-    """A task admitted before a restart comes back: never refused, turns not charged again.
+    """A task that was admitted before a restart, as the journal tells it: never refused.
 
-    `was_running` puts it before everything that waited (ORCH-3203). Recover events come in
-    admission order. `pool_id` is where it was admitted; if that pool is gone the task ends
-    with POOL_UNAVAILABLE. `set_key` is the replica set it ran in, where known: a running task then
-    resumes there and nowhere else. Its budget is reserved again, its session opened if need be.
+    `Recover`, `RecoverStarted` and `RecoverEnded` repeat what the journal holds, of tasks that have
+    ended as well and in its order, before a replica of the pool is Ready (else
+    InvariantViolation). So queues go through what they went through: order, shares and rates are
+    what they were (ORCH-3203, ORCH-3075). `pool_id` is where it was admitted, `admitted_ms` when;
+    if that pool is gone the task goes to another that serves its model, and without one it ends
+    with POOL_UNAVAILABLE. Its budget is reserved again, its turn not charged again.
     """
 
     task: Task
     pool_id: str
-    was_running: bool
-    set_key: SetKey | None = None
+    admitted_ms: int
+
+
+class RecoverStarted(Value, frozen=True):
+    """It had left the queue for a slot of the replica set `set_key`: it resumes there and nowhere
+    else, before everything that waits.
+
+    Its flow is charged as it was, unless not `charged`: where the journal has forgotten what others
+    were served then, a charge would be unfair. Once more for the same task: it began anew.
+    """
+
+    task_key: str
+    set_key: SetKey
+    charged: bool = True
+
+
+class RecoverEnded(Value, frozen=True):
+    """It had ended. What its session paid for it is in `SessionRestored`.
+
+    `tokens` were used of what was reserved for it; `gave_way`: it was removed from the queue for a
+    more urgent task, which cost its class a turn; `started`: it ran, whether or not that was told.
+    """
+
+    task_key: str
+    tokens: int = 0
+    started: bool = False
+    gave_way: bool = False
 
 
 class Cancel(Value, frozen=True):
@@ -107,11 +173,13 @@ class TokensShown(Value, frozen=True):
 
 class WorkerLost(Value, frozen=True):
     """A running task's worker died. `resume=True` asks for another replica of the same set, before
-    everything that waits; with none Ready the task waits for one until its deadline."""
+    everything that waits; with none Ready the task waits for one until its deadline. `anew`: no
+    client has seen anything of it, so that any set that serves its model will do."""
 
     task_key: str
     resume: bool
     tokens_out: int = 0
+    anew: bool = False
 
 
 class SessionRestored(Value, frozen=True):
@@ -138,11 +206,17 @@ class Tick(Value, frozen=True):
 Event = (
     PoolAdded
     | PoolDraining
+    | Evacuated
+    | PoolRemoved
+    | PoolMerged
     | Shedding
     | ReplicaReady
     | ReplicaLost
+    | ReplicaCordoned
     | Submit
     | Recover
+    | RecoverStarted
+    | RecoverEnded
     | Cancel
     | Finished
     | Aborted

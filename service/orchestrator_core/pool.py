@@ -66,6 +66,16 @@ class PreemptionPolicy:
 
 
 @dataclass(frozen=True, slots=True)
+class CanaryShare:
+    """Which tasks of the pool `of` go to its canary: those of `tenants`, and `percent` (0..100) of
+    the others (ORCH-3033)."""
+
+    of: str
+    percent: int = 0
+    tenants: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
 class PoolSpec:
     """What the configuration says of one pool, as far as scheduling needs it.
 
@@ -73,6 +83,7 @@ class PoolSpec:
     `queue_capacity` bounds waiting tasks over all priorities; each priority has its own bound too.
     `anti_affinity` names labels over whose values a tenant's running tasks are spread.
     `prefix_reuse` says whose tasks may be given a warm prefix, and so are placed where one is.
+    `canary` is set for a pool that takes a share of another one's tasks.
     """
 
     id: str
@@ -93,6 +104,7 @@ class PoolSpec:
     anti_affinity: tuple[str, ...] = ()
     prefix_reuse: frozenset[Determinism] = frozenset()
     preemption: PreemptionPolicy = PreemptionPolicy()
+    canary: CanaryShare | None = None
 
     def reuses_prefix(
         self, workload: Workload, determinism: Determinism, kv_hint: str | None

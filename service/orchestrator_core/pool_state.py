@@ -28,7 +28,7 @@ from orchestrator_core.placement import topology
 from orchestrator_core.placement.anti_affinity import TenantSpread
 from orchestrator_core.placement.filter import serving
 from orchestrator_core.placement.free_slots import FreeSlots
-from orchestrator_core.placement.pick import Wish, pick
+from orchestrator_core.placement.pick import Choice, Wish, choice, pick
 from orchestrator_core.pool import PoolSpec
 from orchestrator_core.preemption_window import PreemptionWindow
 from orchestrator_core.queueing.pool_queue import PoolQueue
@@ -50,6 +50,15 @@ class Stage(StrEnum):
     RUNNING = "running"  # on `replica`, one slot leased
 
 
+class Why(StrEnum):
+    """What gave a task its slot."""
+
+    FREE_SLOT = "free-slot"  # nobody waited for it
+    FAIR_TURN = "fair-turn"  # it was next in fair order
+    URGENT = "urgent"  # it would have been late behind its turn
+    RESUME = "resume"  # it had begun before
+
+
 class LiveTask:
     """An admitted task until its terminal state. `group`: the set it must stay in, once started."""
 
@@ -57,6 +66,7 @@ class LiveTask:
         "admission_forecast",
         "attempt",
         "avoid",
+        "choice",
         "expected_end_ms",
         "group",
         "interruptions",
@@ -72,6 +82,7 @@ class LiveTask:
         "started_ms",
         "task",
         "token_bucket",
+        "why",
         "yielding",
     )
 
@@ -87,6 +98,8 @@ class LiveTask:
         self.stage = Stage.WAITING
         self.attempt = 0
         self.replica: Replica | None = None
+        self.choice: Choice | None = None  # of its last start, and what gave it the slot
+        self.why = Why.FREE_SLOT
         self.group: ReplicaSet | None = None
         self.avoid: Replica | None = None  # where its worker died; second choice from then on
         self.started_ms = 0
@@ -118,6 +131,7 @@ class Pool:
         self.running: dict[str, LiveTask] = {}
         self.resuming: list[tuple[int, LiveTask]] = []  # by `resume_turn`
         self.draining = False
+        self.closed = False  # draining because the service stops: nothing moves or resumes
         self.shedding: dict[Priority, Shed] = {}  # what its circuit breaker refuses
         self.preemptions = PreemptionWindow()
         self.on_time = OnTimeHistory()
@@ -203,15 +217,18 @@ class Pool:
         """Whether the replica is one of `serving`. O(1)."""
         return replica in self._free
 
-    def place(self, task: Task, preferred: Replica | None) -> Replica | None:
+    def place(self, task: Task, preferred: Replica | None) -> Choice | None:
         """The replica for a task that starts anew; None without a free slot. O(log replicas), and
         O(replicas) for one that wishes more than load and affinity."""
         if (wish := self.wish(task)) is None:
-            return self._free.roomiest(preferred)
+            replica = self._free.roomiest(preferred)
+            return None if replica is None else choice(replica, preferred)
         return pick(self._serving, None, preferred, wish=wish)
 
-    def begin(self, live: LiveTask, replica: Replica, now_ms: int) -> None:
-        """`live` runs on `replica` from now on; a slot is leased, its attempt counted."""
+    def begin(self, live: LiveTask, chosen: Choice, why: Why, now_ms: int) -> None:
+        """`live` runs there from now on; a slot is leased, its attempt counted."""
+        replica = chosen.replica
+        live.why, live.choice = why, chosen
         self._free.acquire(replica)
         live.stage, live.replica, live.group = Stage.RUNNING, replica, replica.group
         live.attempt += 1
@@ -254,6 +271,18 @@ class Pool:
             admission.table.observe(admission.z, on_time=on_time)
         if start is not None and start is not admission:
             start.table.observe(start.z, on_time=on_time)
+
+    def absorb(self, other: Pool) -> None:
+        """Take over the replicas of `other` and what runs on them, undisturbed."""
+        self.replicas.absorb(other.replicas, self.spec.id)
+        for key, live in other.running.items():
+            live.pool = self
+            self.running[key] = live
+            insort(self._ends, (live.expected_end_ms, live.sequence))
+            self.count_active(live.task, +1)
+            self.entitled.enter(live.task.tenant, live.task.priority)
+        other.running.clear()
+        self.repin()
 
     def await_resumption(self, live: LiveTask) -> None:
         """`live` goes before everything that waits, among its like by priority and admission: an

@@ -12,6 +12,7 @@ from typing import NamedTuple
 from orchestrator_core.errors import InvariantViolation
 from orchestrator_core.estimator import ServiceTimes
 from orchestrator_core.limits import Limits
+from orchestrator_core.outlook import Grounds, Outlook
 from orchestrator_core.pool_state import LiveTask, Pool, Stage
 from orchestrator_core.queueing.share import Flow, ObservedShares, ShareView
 from orchestrator_core.replica_sets import ReplicaSet, ReplicaSetView, ReplicaView, view
@@ -67,17 +68,53 @@ class Queries:
 
         A share of tasks that were in its place (see `on_time`); asking is free of consequences.
         """
+        outlook = self.outlook(task_key, now_ms)
+        return 1.0 if outlook is None else outlook.on_time_probability
+
+    def outlook(self, task_key: str, now_ms: int) -> Outlook | None:
+        """Where the task stands and what is to be expected; None when it is not known."""
+        if (live := self._live.get(task_key)) is None:
+            return None
+        pool, task, running = live.pool, live.task, live.stage is Stage.RUNNING
+        position = self._ahead(live)
+        start_ms = 0 if running else pool.start_delay_ms(position, now_ms)
+        service_ms: int | None = None
+        slack_ms: int | None = None
+        probability = 1.0
+        if (group := live.group or pool.times) is not None:
+            left_ms = task.deadline_at_ms - now_ms
+            task_ms = group.times.task_ms(task)
+            if group.times.known:
+                service_ms = round(task_ms)
+                end_ms = live.expected_end_ms if running else now_ms + start_ms + task_ms
+                slack_ms = round(task.deadline_at_ms - end_ms)
+            if running:
+                probability = _ends_on_time(live, group.times, now_ms)
+            else:
+                prior = group.times.on_time_ratio(start_ms + task_ms, left_ms, start_ms)
+                forecast = pool.forecast(live, start_ms, now_ms)
+                table = None if forecast is None else forecast.table
+                probability = prior if table is None else table.probability(forecast.z, prior)
+        held = live.stage is Stage.WAITING and pool.queue.is_held(task.tenant, task.priority)
+        return Outlook(
+            position, start_ms, service_ms, slack_ms, probability, held, len(pool.serving())
+        )
+
+    def grounds(self, task_key: str) -> Grounds | None:
+        """Why it got its slot; None for a task that has none. O(1)."""
         live = self._live.get(task_key)
-        if live is None or (group := live.group or live.pool.times) is None:
-            return 1.0
-        slack_ms = live.task.deadline_at_ms - now_ms
-        if live.stage is Stage.RUNNING:
-            return _ends_on_time(live, group.times, now_ms)
-        wait_ms = live.pool.start_delay_ms(self._ahead(live), now_ms)
-        expected_ms = wait_ms + group.times.task_ms(live.task)
-        prior = group.times.on_time_ratio(expected_ms, slack_ms, wait_ms)
-        forecast = live.pool.forecast(live, wait_ms, now_ms)
-        return prior if forecast is None else forecast.table.probability(forecast.z, prior)
+        if live is None or (choice := live.choice) is None or live.group is None:
+            return None
+        known, deadline_ms = live.group.times.known, live.task.deadline_at_ms
+        return Grounds(
+            live.why,
+            choice.score,
+            choice.load_ratio,
+            choice.affinity,
+            choice.saved_ratio,
+            choice.tenant_tasks,
+            round(deadline_ms - live.expected_end_ms) if known else None,
+        )
 
     def session(self, session_key: str, now_ms: int) -> SessionView | None:
         """The session as `GET /v1/sessions/{id}` shows it; None when there is none (any more)."""
@@ -162,7 +199,19 @@ class Queries:
     def unpinned(self, pool_id: str) -> tuple[str, ...]:
         """Ready replicas that get no work because the pool is pinned to another set (ORCH-3046)."""
         pool = self._pool(pool_id)
-        return tuple(r.spec.id for r in pool.replicas if r.ready and not pool.serves(r))
+        return tuple(
+            r.spec.id for r in pool.replicas if r.ready and not r.cordoned and not pool.serves(r)
+        )
+
+    def leased(self, pool_id: str, replica_id: str) -> int:
+        """Tasks that run on a replica; 0 when it is not known."""
+        replica = self._pool(pool_id).replicas.get(replica_id)
+        return 0 if replica is None else replica.leased
+
+    def is_empty(self, pool_id: str) -> bool:
+        """Whether no task runs or waits in the pool."""
+        pool = self._pool(pool_id)
+        return not (pool.running or pool.resuming or pool.queue)
 
     def describe(self) -> str:
         """The whole state as text, the same for the same state; for transcripts and people."""
@@ -176,7 +225,7 @@ class Queries:
             )
             for replica in pool.replicas:
                 held = [k for k, live in pool.running.items() if live.replica is replica]
-                state = "ready" if replica.ready else "lost"
+                state = "lost" if not replica.ready else "cordoned" if replica.cordoned else "ready"
                 slots = f"{replica.leased}/{replica.spec.slots_total}"
                 lines.append(
                     f"  replica {replica.spec.id} {state} {slots} {' '.join(held)}".rstrip()

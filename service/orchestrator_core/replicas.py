@@ -3,13 +3,14 @@
 On a task's path: what placement looks at. The invariants: a slot is leased by at most one task and
 a replica never has more tasks than it was given; work goes to replicas of the pinned set only
 (unless the pool says otherwise), and the pin moves only when that set has no Ready replica, no
-running task and no task that must come back to it; what is known of a replica's KV is forgotten
-with the process that held it. Requirements: ORCH-3007, ORCH-3010, ORCH-3019, ORCH-3022, ORCH-3046,
-OC-CORE-1031.
+running task and no task that must come back to it, or is cordoned; what is known of a replica's KV
+is forgotten with the process that held it. Requirements: ORCH-2101, ORCH-3007, ORCH-3010,
+ORCH-3019, ORCH-3022, ORCH-3046, OC-CORE-1031.
 """
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator
 
 from orchestrator_core.errors import InvariantViolation
@@ -21,17 +22,19 @@ from orchestrator_core.sessions.resident_kv import ResidentKv
 
 class Replica:
     """One worker process. `epoch` differs after each time it was lost: its KV did not survive.
+    A `cordoned` one gets no new work.
 
     `prefixes` is what it has read, `kv` which sessions it is taken to hold.
     """
 
-    __slots__ = ("epoch", "group", "kv", "leased", "prefixes", "ready", "spec")
+    __slots__ = ("cordoned", "epoch", "group", "kv", "leased", "prefixes", "ready", "spec")
 
     def __init__(self, spec: ReplicaSpec, group: ReplicaSet, epoch: int) -> None:
         self.spec = spec
         self.group = group
         self.epoch = epoch
         self.ready = True
+        self.cordoned = False
         self.leased = 0
         self.start_cold()
 
@@ -87,6 +90,7 @@ class ReplicaTable:
         self.pinned: ReplicaSet | None = None
         self.ever_ready = False
         self.changed = False  # what is Ready has changed since `repin` looked
+        self._cordoned: set[str] = set()  # ids, also of replicas that are not here now
 
     def __iter__(self) -> Iterator[Replica]:
         return iter(self._sorted)
@@ -99,7 +103,8 @@ class ReplicaTable:
         self.ever_ready = self.changed = True
         known = self._replicas.get(spec.id)
         if known is None:
-            self._replicas[spec.id] = Replica(spec, group, epoch)
+            known = self._replicas[spec.id] = Replica(spec, group, epoch)
+            known.cordoned = spec.id in self._cordoned
             self._sort()
             return
         came_back = not known.ready or known.group is not group
@@ -107,6 +112,29 @@ class ReplicaTable:
         if came_back:
             known.epoch = epoch
             known.start_cold()
+
+    def cordon(self, replica_id: str, cordoned: bool) -> None:
+        """Give the replica no new work, or lift that; one that is not here when it comes."""
+        self.changed = True
+        if cordoned:
+            self._cordoned.add(replica_id)
+        else:
+            self._cordoned.discard(replica_id)
+        if (known := self._replicas.get(replica_id)) is not None:
+            known.cordoned = cordoned
+
+    def absorb(self, other: ReplicaTable, pool_id: str) -> None:
+        """Take over another pool's replicas as they are. Raises InvariantViolation for an id that
+        both have."""
+        for replica in other:
+            if replica.spec.id in self._replicas:
+                raise InvariantViolation(f"replica {replica.spec.id} is in pool {pool_id} already")
+            replica.spec = dataclasses.replace(replica.spec, pool_id=pool_id)
+            self._replicas[replica.spec.id] = replica
+        self._cordoned |= other._cordoned
+        self.ever_ready = self.ever_ready or other.ever_ready
+        self.changed = True
+        self._sort()
 
     def lose(self, replica_id: str) -> None:
         """The replica takes no more work; it is forgotten once its last task is reported."""
@@ -121,22 +149,30 @@ class ReplicaTable:
             return
         self._sort()
 
+    def has_ready(self, group: ReplicaSet) -> bool:
+        """Whether a task of this set may find a slot here sooner or later. O(replicas)."""
+        return any(r.ready and r.group is group for r in self._sorted)
+
     def groups(self) -> list[ReplicaSet]:
-        """Sets with Ready replicas, most replicas first, then by id."""
+        """Sets with Ready replicas that take new work, most replicas first, then by id."""
         ready: dict[str, tuple[int, ReplicaSet]] = {}
         for replica in self._sorted:
-            if replica.ready:
+            if replica.ready and not replica.cordoned:
                 count = ready.get(replica.group.id, (0, replica.group))[0]
                 ready[replica.group.id] = (count + 1, replica.group)
         return [group for _, group in sorted(ready.values(), key=lambda e: (-e[0], e[1].id))]
 
     def repin(self, held: list[ReplicaSet]) -> None:
         """Move the pin if nothing of the pinned set is left; `held` are the sets of tasks that run
-        or wait to resume."""
+        or wait to resume. They do not hold it where somebody has cordoned the set: its own tasks
+        still go there, new ones do not."""
         self.changed = False
         ready = self.groups()
         pinned = self.pinned
-        if ready and (pinned is None or (pinned not in ready and pinned not in held)):
+        if not ready or (pinned is not None and pinned in ready):
+            return
+        cordoned = any(r.cordoned and r.group is pinned for r in self._sorted)
+        if pinned is None or cordoned or pinned not in held:
             self.pinned = ready[0]
 
     def _sort(self) -> None:

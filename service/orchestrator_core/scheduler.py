@@ -15,7 +15,6 @@ from __future__ import annotations
 
 from typing import assert_never
 
-from orchestrator_core import queries
 from orchestrator_core.admission.checks import MAX_RETRY_MS, UNREADY_RETRY_MS, find_place, rate_keys
 from orchestrator_core.admission.rate_limit import RateLimiter
 from orchestrator_core.effects import (
@@ -23,6 +22,7 @@ from orchestrator_core.effects import (
     Dispatch,
     Effect,
     Ended,
+    Moved,
     Preempt,
     Rejected,
     SessionExpired,
@@ -32,11 +32,17 @@ from orchestrator_core.errors import Code, InvariantViolation, Reason, Refusal
 from orchestrator_core.events import (
     Aborted,
     Cancel,
+    Evacuated,
     Event,
     Finished,
     PoolAdded,
     PoolDraining,
+    PoolMerged,
+    PoolRemoved,
     Recover,
+    RecoverEnded,
+    RecoverStarted,
+    ReplicaCordoned,
     ReplicaLost,
     ReplicaReady,
     SessionForgotten,
@@ -50,21 +56,24 @@ from orchestrator_core.events import (
 from orchestrator_core.limits import Limits
 from orchestrator_core.placement.pick import pick
 from orchestrator_core.pool import FullPolicy, PreemptionMode
-from orchestrator_core.pool_state import LiveTask, Pool, Stage
+from orchestrator_core.pool_state import LiveTask, Pool, Stage, Why
 from orchestrator_core.preemption import at_risk, interruptible, may_interrupt
 from orchestrator_core.queueing.share import ObservedShares
+from orchestrator_core.relocation import Relocation, canary_side
 from orchestrator_core.replica_sets import ReplicaSet, ReplicaSetRegistry
 from orchestrator_core.sessions.session_table import Reservation, Session, SessionTable
 from orchestrator_core.task import Priority, Task, Workload
 
 
-class Scheduler(queries.Queries):
-    """State of all pools. Not thread-safe, never re-entered; `queries.Queries` reads it."""
+class Scheduler(Relocation):
+    """State of all pools. Not thread-safe, never re-entered; `queries.Queries` reads it,
+    `relocation.Relocation` moves what cannot stay."""
 
     def __init__(self, limits: Limits | None = None) -> None:
         self.limits = limits or Limits()
         self._pools: dict[str, Pool] = {}
         self._by_model: dict[tuple[str, str], list[Pool]] = {}
+        self._canaries = False
         self._live: dict[str, LiveTask] = {}
         self._rates = RateLimiter()
         self._shares = ObservedShares()
@@ -100,6 +109,10 @@ class Scheduler(queries.Queries):
                 self._lose_worker(event, now_ms, effects)
             case Recover():
                 self._recover(event, now_ms, effects)
+            case RecoverStarted():
+                self._recover_start(event)
+            case RecoverEnded():
+                self._recover_end(event)
             case Tick():
                 self._tick(now_ms, effects)
             case ReplicaReady(spec):
@@ -108,21 +121,37 @@ class Scheduler(queries.Queries):
                 self._epoch += 1
                 pool.replicas.announce(spec, group, self._epoch)
                 self._dispatch(pool, now_ms, effects)
+                self._open_refuge(now_ms, effects)
+            case ReplicaCordoned(pool_id, replica_id, cordoned):
+                pool = self._pool(pool_id)
+                pool.replicas.cordon(replica_id, cordoned)
+                self._dispatch(pool, now_ms, effects)
+                self._open_refuge(now_ms, effects)
             case ReplicaLost(pool_id, replica_id):
                 if (lost_from := self._pools.get(pool_id)) is not None:
                     lost_from.replicas.lose(replica_id)
                     self._dispatch(lost_from, now_ms, effects)
             case PoolAdded(spec):
+                gone: frozenset[str] = frozenset()
                 if (pool_known := self._pools.get(spec.id)) is None:
                     pool_known = self._pools[spec.id] = Pool(spec)
                 else:
+                    gone = pool_known.spec.model_refs - spec.model_refs
                     pool_known.reconfigure(spec)
                 self._index_models()
+                self._drop_models(pool_known, gone, now_ms, effects)
                 self._dispatch(pool_known, now_ms, effects)
-            case PoolDraining(pool_id, draining):
+            case PoolDraining(pool_id, draining, in_place):
                 pool = self._pool(pool_id)
-                pool.draining = draining
+                pool.draining, pool.closed = draining, draining and in_place
                 self._dispatch(pool, now_ms, effects)
+                self._open_refuge(now_ms, effects)
+            case Evacuated(pool_id, replica_ids):
+                self._evacuate(self._pool(pool_id), replica_ids, now_ms, effects)
+            case PoolRemoved(pool_id):
+                self._remove_pool(pool_id)
+            case PoolMerged(pool_id, source):
+                self._merge(self._pool(pool_id), self._pool(source), now_ms, effects)
             case Shedding(pool_id, shed):
                 if (shedder := self._pools.get(pool_id)) is not None:
                     shedder.shedding = {each.priority: each for each in shed}
@@ -143,6 +172,8 @@ class Scheduler(queries.Queries):
             effects.append(self._promise(known, now_ms))
             return
         pools = self._by_model.get((task.engine, task.model_ref), [])
+        if self._canaries and len(pools) > 1:
+            pools = canary_side(task, pools)
         place = find_place(task, pools, self._rates, self._sessions, self._sequence, now_ms)
         if isinstance(place, Refusal):
             effects.append(Rejected(task.key, place))
@@ -160,7 +191,7 @@ class Scheduler(queries.Queries):
         live = self._enter(task, pool, session, place.reservation, now_ms)
         if place.at_once and not pool.queue:
             # Nobody to be fair to: an empty queue holds nothing against those it let pass.
-            dispatch = self._start(live, now_ms)
+            dispatch = self._start(live, Why.FREE_SLOT, now_ms)
             effects += (self._promise(live, now_ms), dispatch)
             return
         pool.queue.push(task, live.sequence)
@@ -211,20 +242,32 @@ class Scheduler(queries.Queries):
     def _dispatch(self, pool: Pool, now_ms: int, effects: list[Effect]) -> None:
         """Start whatever may start: what resumes first, then the queue in fair order."""
         pool.repin()
-        if pool.draining:
+        if pool.closed:
             return
         if pool.resuming:
             self._let_urgent_pass(pool, now_ms, effects)
-        for _, live in tuple(pool.resuming):
-            group = live.group or pool.group
-            preferred = live.session.preferred()
-            replica = pick(pool.replicas, group, preferred, live.avoid, pool.wish(live.task))
-            if replica is not None:
-                pool.leave_resumption(live)
-                pool.begin(live, replica, now_ms)
-                effects.append(Dispatch(live.task.key, pool.spec.id, replica.spec.id, live.attempt))
+            self._resume(pool, now_ms, effects)
+        if pool.draining:
+            return
         while pool.slots_free() and self._start_next(pool, None, now_ms, effects):
             pass
+
+    def _resume(self, pool: Pool, now_ms: int, effects: list[Effect]) -> None:
+        """Start what has run before and finds a slot in its set, here or in another pool."""
+        for _, live in tuple(pool.resuming):
+            if live.stage is not Stage.RESUMING or live.pool is not pool:
+                continue  # it found its place together with one before it
+            group = live.group or pool.group
+            preferred = live.session.preferred()
+            choice = pick(pool.replicas, group, preferred, live.avoid, pool.wish(live.task))
+            if choice is not None:
+                pool.leave_resumption(live)
+                pool.begin(live, choice, Why.RESUME, now_ms)
+                replica_id = choice.replica.spec.id
+                effects.append(Dispatch(live.task.key, pool.spec.id, replica_id, live.attempt))
+            elif (refuge := self._refuge_of(live)) is not None:
+                self._move(live, refuge, effects)
+                self._dispatch(refuge, now_ms, effects)
 
     def _start_next(
         self, pool: Pool, priority: Priority | None, now_ms: int, effects: list[Effect]
@@ -237,7 +280,8 @@ class Scheduler(queries.Queries):
                 self._end(live, _past_deadline(live, now_ms), effects)
                 continue
             pool.queue.pop(priority)
-            effects.append(self._start(live, now_ms))
+            why = Why.FAIR_TURN if priority is None else Why.URGENT
+            effects.append(self._start(live, why, now_ms))
             return True
         return False
 
@@ -291,17 +335,17 @@ class Scheduler(queries.Queries):
             self._interrupt(victims[0], now_ms, effects)
             self._start_next(pool, task.priority, now_ms, dispatched)
 
-    def _start(self, live: LiveTask, now_ms: int) -> Dispatch:
+    def _start(self, live: LiveTask, why: Why, now_ms: int) -> Dispatch:
         """Give a task that waits no more one of the free slots of its pool."""
         pool, task = live.pool, live.task
         preferred = None if task.kv_hint == "cold" else live.session.preferred()
-        replica = pool.place(task, preferred)
-        if replica is None:
+        choice = pool.place(task, preferred)
+        if choice is None:
             raise InvariantViolation(f"pool {pool.spec.id} counts a free slot that nobody has")
         pool.count_active(task, +1)
-        pool.begin(live, replica, now_ms)
+        pool.begin(live, choice, why, now_ms)
         self._shares.serve(task.tenant, task.priority, task.cost_tokens, now_ms)
-        return Dispatch(task.key, pool.spec.id, replica.spec.id, live.attempt)
+        return Dispatch(task.key, pool.spec.id, choice.replica.spec.id, live.attempt)
 
     def _finish(self, event: Finished, now_ms: int, effects: list[Effect]) -> None:
         if (live := self._running(event.task_key)) is None:
@@ -352,6 +396,8 @@ class Scheduler(queries.Queries):
         if event.resume:
             live.spent_ms += max(now_ms - live.started_ms, 0)
             live.avoid = replica
+            if event.anew and live.task.model_ref in pool.spec.model_refs:
+                live.group = None
             pool.await_resumption(live)
             self._dispatch(pool, now_ms, effects)
             return
@@ -363,7 +409,7 @@ class Scheduler(queries.Queries):
         task = event.task
         if task.key in self._live:
             raise InvariantViolation(f"task {task.key} recovered twice")
-        pool = self._pools.get(event.pool_id)
+        pool = self._pools.get(event.pool_id) or self._heir(task)
         if pool is None:
             message = f"pool {event.pool_id}, which had admitted the task, is gone"
             effects.append(
@@ -377,20 +423,52 @@ class Scheduler(queries.Queries):
                 )
             )  # fmt: skip
             return
+        if pool.serving():
+            raise InvariantViolation(f"pool {pool.spec.id} works before {task.key} is recovered")
+        for key, rps, _ in rate_keys(pool, task):
+            self._rates.take(key, rps, event.admitted_ms)
         # One that was deleted, or has ended, is not brought back by a task that outlived it.
         session = self._sessions.find(task.session_key, now_ms) or Session(task.session_key, now_ms)
         decoded = task.max_tokens if task.workload is Workload.COMPLETION else 0
         reserved = Reservation(task.prompt_tokens + decoded, 0)
-        live = self._enter(task, pool, session, reserved, task.arrived_ms)
-        if event.was_running:
-            live.attempt = 1
-            if event.set_key is not None:
-                live.group = self._groups.of(event.set_key, pool.spec.id, self._groups_in_use)
-            pool.count_active(task, +1)
-            pool.await_resumption(live)
+        live = self._enter(task, pool, session, reserved, event.admitted_ms)
+        # One that found its slot at once has not waited: through an empty queue it leaves no trace.
+        pool.queue.push(task, live.sequence)
+        if pool.spec.id != event.pool_id:
+            effects.append(Moved(task.key, pool.spec.id))
+
+    def _recover_start(self, event: RecoverStarted) -> None:
+        if (live := self._live.get(event.task_key)) is None:
+            return  # its pool is gone
+        pool = live.pool
+        live.group = self._groups.of(event.set_key, pool.spec.id, self._groups_in_use)
+        if live.stage is not Stage.WAITING:
+            return
+        if event.charged:
+            pool.queue.serve(event.task_key)
         else:
-            pool.queue.push(task, live.sequence)
-        self._dispatch(pool, now_ms, effects)
+            pool.queue.remove(event.task_key)
+        live.attempt = 1
+        pool.count_active(live.task, +1)
+        pool.await_resumption(live)
+
+    def _recover_end(self, event: RecoverEnded) -> None:
+        if (live := self._live.pop(event.task_key, None)) is None:
+            return  # its pool is gone
+        pool = live.pool
+        if live.stage is Stage.RESUMING:
+            pool.leave_resumption(live)
+            pool.count_active(live.task, -1)
+        elif event.gave_way:
+            pool.queue.repeat_give_way(event.task_key)
+        elif event.started:
+            pool.queue.serve(event.task_key)
+        else:
+            pool.queue.remove(event.task_key)
+        if live.token_bucket is not None:
+            live.token_bucket.settle(live.reservation.tokens, event.tokens)
+            live.token_bucket = None
+        self._settle(live, 0, 0)
 
     def _tick(self, now_ms: int, effects: list[Effect]) -> None:
         for _, pool in sorted(self._pools.items()):
@@ -495,6 +573,7 @@ class Scheduler(queries.Queries):
 
     def _index_models(self) -> None:
         self._by_model = {}
+        self._canaries = any(pool.spec.canary is not None for pool in self._pools.values())
         for _, pool in sorted(self._pools.items()):
             for model_ref in sorted(pool.spec.model_refs):
                 self._by_model.setdefault((pool.spec.engine, model_ref), []).append(pool)

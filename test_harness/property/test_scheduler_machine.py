@@ -20,6 +20,7 @@ from orchestrator_core.effects import (
     Dispatch,
     Effect,
     Ended,
+    Moved,
     Preempt,
     Rejected,
     SessionExpired,
@@ -138,11 +139,13 @@ class SchedulerMachine(RuleBasedStateMachine):
                     self.end(effect.task_key)
                 case SessionExpired():
                     raise AssertionError("no session is that old")
+                case Moved():
+                    raise AssertionError("there is one pool only")
         return effects
 
     def book_dispatch(self, effect: Dispatch) -> None:
         known = self.live[effect.task_key]
-        assert not self.draining
+        assert known.resuming or not self.draining
         assert known.replica is None, "dispatched twice"
         assert known.task.deadline_at_ms > self.now_ms or known.resuming
         slots, version = self.ready[effect.replica_id]
@@ -346,8 +349,6 @@ class SchedulerMachine(RuleBasedStateMachine):
 
     @invariant()
     def a_task_resumes_as_soon_as_its_set_has_a_slot(self) -> None:
-        if self.draining:
-            return
         for known in self.live.values():
             if known.resuming:
                 for name, (slots, version) in self.ready.items():

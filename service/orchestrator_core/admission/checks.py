@@ -126,6 +126,8 @@ def _readiness_refusal(task: Task, pools: Sequence[Pool]) -> Refusal:
     names = ", ".join(sorted(pool.spec.id for pool in open_pools or fitting))
     if not open_pools:
         code, reason, state = Code.POOL_UNREADY, Reason.DRAINING, "is draining"
+    elif any(r.ready and r.cordoned for pool in open_pools for r in pool.replicas):
+        code, reason, state = Code.POOL_UNREADY, Reason.DRAINING, "is cordoned"
     elif any(pool.replicas.ever_ready for pool in open_pools):
         code, reason, state = (
             Code.POOL_UNAVAILABLE,

@@ -15,14 +15,20 @@ from orchestrator_core.replicas import Replica
 
 
 def usable(replicas: Iterable[Replica], group: ReplicaSet | None) -> list[Replica]:
-    """Ready replicas with a free slot, of `group` only unless it is None; order is kept."""
-    return [
+    """Ready replicas with a free slot, of `group` only unless it is None; order is kept. Cordoned
+    ones only where there are no others: new work is not asked about them (`serving`), a task that
+    resumes has no better place."""
+    found = [
         replica
         for replica in replicas
         if (group is None or replica.group is group) and replica.slots_free
     ]
+    return [replica for replica in found if not replica.cordoned] or found
 
 
 def serving(replicas: Iterable[Replica], group: ReplicaSet | None) -> list[Replica]:
-    """Ready replicas of `group` (of any set when None), free or not; order is kept."""
-    return [r for r in replicas if r.ready and (group is None or r.group is group)]
+    """Replicas that new work may go to: Ready, not cordoned, of `group` (of any set when None),
+    free or not; order is kept."""
+    return [
+        r for r in replicas if r.ready and not r.cordoned and (group is None or r.group is group)
+    ]

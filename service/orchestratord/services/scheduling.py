@@ -16,6 +16,7 @@ from orchestrator_core.effects import (
     Dispatch,
     Effect,
     Ended,
+    Moved,
     Preempt,
     Rejected,
     SessionExpired,
@@ -79,6 +80,9 @@ class SchedulingService:
             case Preempt():
                 if (job := self._jobs.get(effect.task_key)) is not None:
                     self.on_preempt(job)
+            case Moved():
+                if (job := self._jobs.get(effect.task_key)) is not None:
+                    job.pool_id = effect.pool_id
             case Admitted():
                 if (job := self._jobs.get(effect.task_key)) is not None:
                     job.pool_id = effect.pool_id

@@ -1,4 +1,4 @@
-"""What happens to admitted tasks: dispatch, cancel, failover, recovery, deadlines, pins."""
+"""What happens to admitted tasks: dispatch, cancel, failover, deadlines, pins."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from collections import Counter
 import pytest
 
 from harness_kit.core_builders import (
-    SET_KEY,
     T0_MS,
     finished,
     make_pool,
@@ -23,11 +22,9 @@ from orchestrator_core.events import (
     Cancel,
     PoolAdded,
     PoolDraining,
-    Recover,
     ReplicaLost,
     ReplicaReady,
     SessionForgotten,
-    SessionRestored,
     Submit,
     Tick,
     WorkerLost,
@@ -429,90 +426,6 @@ class TestDeadlines:
 
         assert scheduler.step(Tick(), T0_MS + 120_000) == ()
         assert scheduler.running("p") == ("acme/running",)
-
-
-@pytest.mark.req("ORCH-3203", partial="all but order and place after a restart")
-class TestRecovery:
-    def recovering(self, limits: Limits | None = None) -> Scheduler:
-        scheduler = Scheduler(limits)
-        scheduler.step(PoolAdded(make_pool(capacity=1)), T0_MS)
-        return scheduler
-
-    def test_running_tasks_come_first_then_the_others_in_their_order(self) -> None:
-        scheduler = self.recovering()
-        for name, was_running in [("w1", False), ("r1", True), ("w2", False), ("r2", True)]:
-            scheduler.step(Recover(make_task(name), "p", was_running), T0_MS)
-
-        first = dispatched(scheduler.step(ReplicaReady(make_replica()), T0_MS))
-
-        assert first + drained(scheduler, 3) == ["acme/r1", "acme/r2", "acme/w1", "acme/w2"]
-
-    def test_a_task_that_had_run_is_dispatched_as_another_attempt(self) -> None:
-        scheduler = self.recovering()
-        scheduler.step(Recover(make_task("w"), "p", was_running=False), T0_MS)
-        scheduler.step(Recover(make_task("r"), "p", was_running=True), T0_MS)
-
-        effects = scheduler.step(ReplicaReady(make_replica(slots=2)), T0_MS)
-
-        assert effects == (Dispatch("acme/r", "p", "r0", 2), Dispatch("acme/w", "p", "r0", 1))
-
-    @pytest.mark.req("ORCH-3046")
-    def test_it_resumes_in_the_set_it_ran_in_where_that_is_known(self) -> None:
-        scheduler = self.recovering()
-        scheduler.step(Recover(make_task("r"), "p", was_running=True, set_key=SET_KEY), T0_MS)
-
-        other = scheduler.step(ReplicaReady(make_replica("x", version="b9")), T0_MS)
-        own = scheduler.step(ReplicaReady(make_replica("y", version="b1")), T0_MS)
-
-        assert other == ()
-        assert own == (Dispatch("acme/r", "p", "y", 2),)
-
-    def test_limits_and_turns_are_not_charged_again(self) -> None:
-        scheduler = self.recovering()
-        scheduler.step(SessionRestored("s", T0_MS - 1000, turns=8), T0_MS)
-
-        effects = scheduler.step(Recover(make_task("a", session_key="s"), "p", False), T0_MS)
-        session = scheduler.session("s", T0_MS)
-
-        assert effects == ()
-        assert session is not None
-        assert (session.turns, session.ttl_ms_remaining) == (8, 599_000)
-
-    def test_budgets_are_what_was_used_and_what_is_reserved_again(self) -> None:
-        scheduler = self.recovering(Limits(budget_tokens=1000))
-        scheduler.step(SessionRestored("s", T0_MS, turns=1, tokens_used=300), T0_MS)
-
-        scheduler.step(Recover(make_task("a", session_key="s"), "p", False), T0_MS)
-
-        session = scheduler.session("s", T0_MS)
-        assert session is not None
-        assert session.tokens_budget_remaining == 600
-
-    def test_a_task_whose_pool_is_gone_ends(self) -> None:
-        scheduler = self.recovering()
-
-        (ended,) = scheduler.step(Recover(make_task("a"), "gone", False), T0_MS)
-
-        assert isinstance(ended, Ended)
-        assert ended.refusal is not None
-        assert ended.refusal.code is Code.POOL_UNAVAILABLE
-
-    def test_absolute_deadlines_still_hold(self) -> None:
-        scheduler = self.recovering()
-        scheduler.step(Recover(make_task("a", deadline_at_ms=T0_MS - 1), "p", False), T0_MS)
-
-        (ended,) = scheduler.step(ReplicaReady(make_replica()), T0_MS)
-
-        assert isinstance(ended, Ended)
-        assert ended.refusal is not None
-        assert ended.refusal.code is Code.DEADLINE_UNMET
-
-    def test_recovering_a_task_twice_is_a_mistake_of_the_caller(self) -> None:
-        scheduler = self.recovering()
-        scheduler.step(Recover(make_task("a"), "p", False), T0_MS)
-
-        with pytest.raises(InvariantViolation, match="recovered twice"):
-            scheduler.step(Recover(make_task("a"), "p", False), T0_MS)
 
 
 @pytest.mark.req("ORCH-3046", "OC-CORE-1031")
