@@ -287,16 +287,17 @@ class TestThroughput:
         # (80 + 62) * 10 ms, and two prompts of 4 tokens, of two looks of two slots.
         assert ratio == pytest.approx(1_500 / 4_000)
 
-    def test_a_token_counts_once(self) -> None:
+    def test_a_token_and_a_prompt_count_once(self) -> None:
         world = self.waiting()
         one = running(46)
         self.look(world, one)
 
+        one.log.append([b"x"] * 10)
         self.look(world, one)
         world.slo.ended(one, "completed", None)
         ratio = self.look(world)
 
-        assert ratio == pytest.approx(500 / 3_000)
+        assert ratio == pytest.approx((46 + 10 + 4) * 10 / 3_000)
 
     def test_tokens_of_a_task_that_came_and_went_between_two_looks_count(self) -> None:
         world = self.waiting()
@@ -320,6 +321,17 @@ class TestThroughput:
         world.scheduler.step(Cancel("acme/b1"), T0_MS)
 
         ratio = self.look(world, running(10))
+
+        assert ratio is None
+
+    def test_time_before_the_first_one_waits_does_not_count(self) -> None:
+        world = World()
+        world.learn_speed()
+        world.slo.look([])
+        for number in range(2):
+            submit(world.scheduler, f"b{number}", priority=BATCH)
+
+        ratio = self.look(world)
 
         assert ratio is None
 
