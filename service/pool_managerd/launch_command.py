@@ -1,6 +1,8 @@
 """The command line and the environment of a launched engine.
 
-Off a task's path: used at each start of an engine. Placeholders in `launch.command` and
+Off a task's path: used at each start of an engine. A command of one's own (`launch.command`) is
+taken as it is; without one the engine's launch profile makes it, and its program is looked for
+before anything starts. Placeholders in `launch.command` and
 `launch.args`: `{host}` and `{port}` to listen on, `{model}` (a path for `builtin:` and `file:`
 models, the name for `repo:` ones), `{ctx}` in tokens per task, `{quant}`, `{pool_id}`,
 `{replica_id}`; a literal brace is written twice. Invariants: an engine sees the pool's device mask
@@ -10,14 +12,17 @@ and no other GPU (OC-POOL-3020); it never inherits the service's secrets.
 from __future__ import annotations
 
 import os
+import shutil
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
-from pool_managerd.model_files import ModelUnavailable, find_model, verified_digest
+from pool_managerd.cpu_affinity import cpu_list
+from pool_managerd.launch_profiles import LaunchProfile, LaunchRefused, LaunchRequest, profile_of
+from pool_managerd.model_files import find_model, verified_digest
+from pool_managerd.preload_check import LaunchPlan
 from pool_managerd.settings import LaunchSettings, PoolSettings
 
 HOST = "127.0.0.1"
-DEFAULT_ENGINE = "llamacpp"  # what the default launcher runs
 # Finds an engine's processes again, also those that left its process group.
 MARKER_VARIABLE = "LLAMA_ORCH_ENGINE"
 
@@ -27,63 +32,96 @@ _INHERITED = frozenset(("HOME", "LANG", "LD_LIBRARY_PATH", "PATH", "TMPDIR", "TZ
 _INHERITED_PREFIXES = ("CUDA_", "GGML_", "HF_", "LC_", "NCCL_", "NVIDIA_", "OMP_", "PYTHON")
 
 
-class LaunchRefused(Exception):
-    """The engine cannot be started as configured; names the key and what to do."""
-
-
 def engine_command(
-    pool: PoolSettings, launch: LaunchSettings, replica_id: str, port: int
+    pool: PoolSettings,
+    launch: LaunchSettings,
+    replica_id: str,
+    port: int,
+    plan: LaunchPlan | None = None,
+    *,
+    second_port: int = 0,
+    cpus: Sequence[int] = (),
 ) -> list[str]:
     """The command line that makes this replica listen on `port`; verifies the model file where it
-    is named in the command, which reads all of it.
+    is named in the command, which reads all of it. `plan` None starts what is configured. An
+    engine that runs on GPUs stays on `cpus`, those near them; none binds it to none.
 
-    Raises `LaunchRefused` for a bad placeholder or an engine without a default command, and
-    `ModelUnavailable`.
+    Raises `LaunchRefused` for a bad placeholder, for what the engine cannot do, and where its
+    program is not installed; `ModelUnavailable`.
     """
-    if launch.command is None and pool.engine != DEFAULT_ENGINE:
-        raise LaunchRefused(f"launch.command is needed for engine {pool.engine!r}")
+    ctx = pool.ctx if plan is None else plan.ctx
+    configured = [*(launch.command or ()), *launch.args]
     values: dict[str, object] = {
         "host": HOST,
         "port": port,
-        "ctx": pool.ctx,
+        "ctx": ctx,
         "quant": pool.quant,
         "pool_id": pool.id,
         "replica_id": replica_id,
+        "model": pool.model,
     }
-    configured = [*(launch.command or ()), *launch.args]
     if any("{model}" in part for part in configured):
-        values["model"] = _model_argument(pool.model)
-    else:
-        values["model"] = pool.model
+        values["model"] = model_argument(pool.model)
     try:
-        command = [part.format_map(values) for part in launch.command or ()]
+        own = [part.format_map(values) for part in launch.command or ()]
         arguments = [part.format_map(values) for part in launch.args]
     except (KeyError, ValueError, IndexError, AttributeError) as error:
         raise LaunchRefused(
             f"launch.command or launch.args has a bad placeholder ({error}); known are "
             + " ".join(f"{{{name}}}" for name in values)
         ) from None
-    python = [sys.executable, "-P", "-m"]
-    parent = ["--parent-pid", str(os.getpid())]
     if launch.command is not None:
-        return [*python, "pool_managerd.exec_with_parent", *parent, "--", *command, *arguments]
-    default = [*python, "pool_managerd.llamacpp_launcher", *parent, "--model", pool.model]
-    default += ["--host", HOST, "--port", str(port), "--ctx", str(pool.ctx)]
-    if pool.deterministic_prefix_cache:
-        default.append("--strict-prefix")
-    return [*default, *arguments]
+        return _with_parent([*own, *arguments], cpus)
+    profile = profile_of(pool, launch)
+    request = launch_request(pool, launch, port, plan, second_port=second_port, verify=True)
+    program = _program(profile, launch)
+    command = [*profile.command(program, request), *arguments]
+    return command if profile.on_cpu else _with_parent(command, cpus)
+
+
+def launch_request(
+    pool: PoolSettings,
+    launch: LaunchSettings,
+    port: int,
+    plan: LaunchPlan | None,
+    *,
+    second_port: int = 0,
+    verify: bool = False,
+) -> LaunchRequest:
+    """What a profile makes the command and the environment from. `verify` reads all of the model's
+    file to prove its digest. Raises `LaunchRefused` and `ModelUnavailable`."""
+    profile = profile_of(pool, launch)
+    # Our launcher finds and proves the model itself.
+    named = str if profile.on_cpu else (model_argument if verify else _model_name)
+    return LaunchRequest(
+        pool=pool,
+        launch=launch,
+        host=HOST,
+        port=port,
+        second_port=second_port,
+        model=named(pool.model),
+        draft_model=None if launch.draft_model is None else named(launch.draft_model),
+        slots=launch.slots if plan is None else plan.slots,
+        ctx=pool.ctx if plan is None else plan.ctx,
+        kv_bytes_per_device=None if plan is None else plan.kv_bytes_per_device,
+    )
 
 
 def engine_environment(
-    pool: PoolSettings, launch: LaunchSettings, marker: str, inherited: Mapping[str, str]
+    pool: PoolSettings,
+    launch: LaunchSettings,
+    marker: str,
+    inherited: Mapping[str, str],
+    profiled: Mapping[str, str] | None = None,
 ) -> dict[str, str]:
-    """The engine's whole environment; `launch.env` wins over what is inherited, the device mask
-    over both."""
+    """The engine's whole environment: `launch.env` wins over what its profile says (`profiled`) and
+    over what is inherited, the device mask over all."""
     environment = {
         name: value
         for name, value in inherited.items()
         if name in _INHERITED or name.startswith(_INHERITED_PREFIXES)
     }
+    environment.update(profiled or {})
     environment.update(launch.env)
     if pool.devices:
         environment["CUDA_DEVICE_ORDER"] = "PCI_BUS_ID"  # so that an index means the same to all
@@ -92,12 +130,44 @@ def engine_environment(
     return environment
 
 
-def _model_argument(model: str) -> str:
+def profile_environment(
+    pool: PoolSettings, launch: LaunchSettings, plan: LaunchPlan | None
+) -> dict[str, str]:
+    """What the engine's profile adds to its environment; nothing to a command of one's own."""
+    if launch.command is not None:
+        return {}
+    profile = profile_of(pool, launch)
+    return profile.environment(launch_request(pool, launch, 0, plan))
+
+
+def model_argument(model: str) -> str:
+    """A model as an engine's command takes it, its digest proved. Raises `ModelUnavailable`."""
+    if not model.startswith("repo:"):
+        file = find_model(model)
+        if file.sha256 is not None:
+            verified_digest(file)
+    return _model_name(model)
+
+
+def _model_name(model: str) -> str:
     if model.startswith("repo:"):
         return model.removeprefix("repo:")
-    if model.startswith("sha256:"):
-        raise ModelUnavailable(f"model {model!r}: a digest needs the catalog to find its file")
-    file = find_model(model)
-    if file.sha256 is not None:
-        verified_digest(file)
-    return str(file.path)
+    return str(find_model(model).path)
+
+
+def _program(profile: LaunchProfile, launch: LaunchSettings) -> str:
+    program = launch.program or profile.program
+    if shutil.which(program) is None:
+        key = "launch.program" if launch.program else "PATH"
+        raise LaunchRefused(
+            f"the engine {profile.engine} is not installed here: {key} has no program {program!r}; "
+            f"{profile.install}, or give launch.command"
+        )
+    return program
+
+
+def _with_parent(command: list[str], cpus: Sequence[int]) -> list[str]:
+    """The command as one that ends with us."""
+    python = [sys.executable, "-P", "-m", "pool_managerd.exec_with_parent"]
+    near = ["--cpus", cpu_list(cpus)] if cpus else []
+    return [*python, "--parent-pid", str(os.getpid()), *near, "--", *command]

@@ -15,6 +15,7 @@ import re
 import socket
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import replace
 
 import structlog
 
@@ -25,9 +26,16 @@ from pool_managerd.engine_probe import PROBE_PERIOD_S, EngineProbe, NotReady
 from pool_managerd.engine_process import EngineProcess
 from pool_managerd.failure_classes import ExitEvidence, Failure, classify_exit
 from pool_managerd.kernel_evidence import KernelLog, memory_kills
-from pool_managerd.launch_command import HOST, LaunchRefused, engine_command, engine_environment
+from pool_managerd.launch_command import (
+    HOST,
+    engine_command,
+    engine_environment,
+    profile_environment,
+)
+from pool_managerd.launch_profiles import LaunchRefused
 from pool_managerd.model_files import ModelUnavailable
 from pool_managerd.observer import DEVICE_FAULTS, Cause, CauseCode, DeviceFault
+from pool_managerd.preload_check import DoesNotFit, LaunchPlan, PreloadCheck
 from pool_managerd.replica import Replica
 from pool_managerd.restart_breaker import RestartBreaker
 from pool_managerd.self_test import SelfTestFailed, self_test
@@ -69,6 +77,7 @@ class LaunchedSupervisor:
         ledger: EngineLedger,
         output: EngineOutput,
         backoff: Backoff,
+        preload: PreloadCheck,
     ) -> None:
         self.replica = replica
         self._pool = pool
@@ -79,10 +88,14 @@ class LaunchedSupervisor:
         self._ledger = ledger
         self._output = output
         self._backoff = backoff
+        self._preload = preload
+        self._plan: LaunchPlan | None = None  # what this life's engine was started by
         restarts = pool.restarts
         self._breaker = RestartBreaker(
             restarts.max_failures, restarts.window_s, restarts.broken_s, HEALTHY_RESET_S
         )
+        # Near the pool's devices, where that is known; the pool host says so before `run`.
+        self.cpus: tuple[int, ...] = ()
         self._kernel_log = KernelLog()
         self._memory_kills = 0
         # Of this life: it is over (its process ended, or a fault ended it), and the fault.
@@ -109,7 +122,10 @@ class LaunchedSupervisor:
                 _log.exception("replica.supervision_failed", replica_id=self.replica.id)
                 cause = self.replica.cause(CauseCode.INTERNAL, repr(error))
             self.replica.fail(cause)
+            if cause.code is CauseCode.VRAM_OOM and self._plan is not None:
+                self._preload.exhausted(self.replica.pool_id, self._plan.estimate)
             await self._end_engine(KILL_GRACE_S)
+            self._preload.release((self.replica.pool_id, self.replica.id))
             since_s = self._ready_since_s
             healthy_s = 0.0 if since_s is None else loop.time() - since_s
             lost_port = (
@@ -121,7 +137,9 @@ class LaunchedSupervisor:
             delay_s = 0.0
             if 0 < lost_ports < PORT_ATTEMPTS:
                 self.replica.wait_for_restart(delay_s)
-            elif (rest_s := self._breaker.after_failure(loop.time(), healthy_s)) is not None:
+            elif cause.code is not CauseCode.MEMORY and (  # nothing was started: no storm
+                rest_s := self._breaker.after_failure(loop.time(), healthy_s)
+            ):
                 delay_s = rest_s
                 self.replica.rest(rest_s)
             else:
@@ -160,13 +178,12 @@ class LaunchedSupervisor:
         port = free_port()
         try:
             # Finding the model may read all of it, to verify it.
-            command = await asyncio.to_thread(
-                engine_command, self._pool, self._launch, replica.id, port
-            )
-            environment = engine_environment(self._pool, self._launch, self._marker, os.environ)
+            command, environment, pool = await asyncio.to_thread(self._prepare, port)
             engine = EngineProcess(
                 command, environment, self._marker, self._output, self._engine_exited
             )
+        except DoesNotFit as error:
+            return replica.cause(CauseCode.MEMORY, str(error))
         except ModelUnavailable as error:
             return replica.cause(CauseCode.MODEL, str(error))
         except (LaunchRefused, OSError, ValueError) as error:
@@ -177,8 +194,21 @@ class LaunchedSupervisor:
         replica.url = f"http://{HOST}:{port}"
         self._ledger.add(replica.pool_id, replica.id, engine.pid)
         self._client = self._adapter.connect(replica.url)
-        probe = EngineProbe(self._pool, replica.url, self._client, self._clock)
+        probe = EngineProbe(pool, replica.url, self._client, self._clock)
         return await self._watch(engine, self._client, probe)
+
+    def _prepare(self, port: int) -> tuple[list[str], dict[str, str], PoolSettings]:
+        """Command, environment and the pool as this engine serves it, with as much context as there
+        is memory for. In a thread; holds the engine's memory."""
+        pool, launch, replica = self._pool, self._launch, self.replica
+        self._plan = None
+        self._plan = plan = self._preload.admit(pool, launch, (replica.pool_id, replica.id))
+        command = engine_command(
+            pool, launch, replica.id, port, plan, second_port=free_port(), cpus=self.cpus
+        )
+        profiled = profile_environment(pool, launch, plan)
+        environment = engine_environment(pool, launch, self._marker, os.environ, profiled)
+        return command, environment, replace(pool, ctx=plan.ctx)
 
     async def _watch(
         self, engine: EngineProcess, client: EngineClient, probe: EngineProbe
@@ -212,6 +242,7 @@ class LaunchedSupervisor:
                         return failure
                     tested = True
                 self._ready_since_s = loop.time()
+                self._preload.release((replica.pool_id, replica.id))
                 replica.ready(client, verdict)
                 continue
             if verdict.misfit:

@@ -47,6 +47,13 @@ def arguments_of(argv: Sequence[str]) -> argparse.Namespace:
         action="store_true",
         help="a warm prefix gives the bytes of a cold one; prefill runs at decode speed",
     )
+    parser.add_argument(
+        "--no-cont-batching", action="store_true", help="one task after the other (with 1 slot)"
+    )
+    parser.add_argument("--draft-model", help="decode speculatively with this small model")
+    parser.add_argument(
+        "--prefix-cache-mib", type=_positive, default=0, help="host memory for idle prefixes"
+    )
     parser.add_argument("--embedding", action="store_true", help="offer embeddings (mean pooling)")
     parser.add_argument("--drain-s", type=float, default=5.0, help="SIGTERM waits that long")
     parser.add_argument("--parent-pid", type=int, default=None, help="default: whoever starts it")
@@ -61,8 +68,11 @@ def main(argv: Sequence[str]) -> NoReturn:
     try:
         file = find_model(options.model)
         digest = verified_digest(file)
+        draft = None if options.draft_model is None else find_model(options.draft_model)
+        if draft is not None:
+            verified_digest(draft)
         # Until here and while loading, SIGTERM ends the process at once: nothing runs yet.
-        _server = _serve(options, file)
+        _server = _serve(options, file, draft)
     except (ModelUnavailable, ImportError, RuntimeError, ValueError) as error:
         _say(event="failed", message=str(error))
         sys.exit(1)
@@ -82,7 +92,7 @@ def main(argv: Sequence[str]) -> NoReturn:
     os._exit(0)
 
 
-def _serve(options: argparse.Namespace, file: ModelFile) -> object:
+def _serve(options: argparse.Namespace, file: ModelFile, draft: ModelFile | None) -> object:
     """Load the model and listen; returns the server, which runs in threads of its own."""
     try:
         import xllamacpp
@@ -99,7 +109,7 @@ def _serve(options: argparse.Namespace, file: ModelFile) -> object:
     parameters.n_ctx = options.ctx * options.parallel  # the server splits it over its slots
     parameters.cpuparams.n_threads = options.threads
     parameters.cpuparams_batch.n_threads = options.threads
-    parameters.cont_batching = True
+    parameters.cont_batching = not options.no_cont_batching
     batch = max(BATCH_TOKENS, options.parallel)
     if options.embedding:
         # A pooled input has to fit one micro-batch.
@@ -108,9 +118,10 @@ def _serve(options: argparse.Namespace, file: ModelFile) -> object:
         parameters.pooling_type = xllamacpp.llama_pooling_type.LLAMA_POOLING_TYPE_MEAN
     parameters.n_batch = batch
     parameters.n_ubatch = 1 if options.strict_prefix else batch
-    # Copies of idle slots' KV would take up to 8 GiB; our placement keeps sessions on warm slots.
-    parameters.cache_ram_mib = 0
-    parameters.cache_idle_slots = False
+    # Copies of idle slots' KV would take up to 8 GiB unasked; our placement keeps sessions on warm
+    # slots.
+    parameters.cache_ram_mib = options.prefix_cache_mib
+    parameters.cache_idle_slots = options.prefix_cache_mib > 0
     parameters.fit_params = False  # what does not fit must fail, not shrink silently
     parameters.endpoint_metrics = True
     parameters.endpoint_slots = True
@@ -119,6 +130,13 @@ def _serve(options: argparse.Namespace, file: ModelFile) -> object:
     # The build does not know its version; name, version and hidden settings travel as alias.
     version = metadata.version(ENGINE_DISTRIBUTION)
     settings = f"ubatch={parameters.n_ubatch}"
+    if draft is not None:
+        # Verifying guesses is another batch than decoding without: replicas must agree on it.
+        parameters.speculative.types = [
+            xllamacpp.common_speculative_type.COMMON_SPECULATIVE_TYPE_DRAFT_SIMPLE
+        ]
+        parameters.speculative.draft.mparams.path = str(draft.path)
+        settings += f"+draft={draft.path.stem}"
     parameters.model_alias = {f"{file.path.stem}@{ENGINE_DISTRIBUTION}-{version}+{settings}"}
     return xllamacpp.Server(parameters)
 

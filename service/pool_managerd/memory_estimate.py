@@ -168,9 +168,10 @@ class EstimatedLaunch:
     def estimate(self, slots: int, ctx: int) -> MemoryEstimate:
         """The memory of one engine with so many slots of so many tokens."""
         engine, model = self.engine, self.model
+        vocabularies = model.vocab + (0 if self.draft is None else self.draft.vocab)
         host = Demand(
             runtime_bytes=engine.host_runtime_bytes
-            + engine.host_bytes_per_vocab_entry * model.vocab,
+            + engine.host_bytes_per_vocab_entry * vocabularies,
             prefix_cache_bytes=self.prefix_cache_bytes,
         )
         if not self.devices:

@@ -20,7 +20,7 @@ from typing import Protocol
 import structlog
 
 from gpu_telemetry.faults import FaultKind, GpuFault
-from gpu_telemetry.topology import devices_of, placement_labels
+from gpu_telemetry.topology import cpus_near, devices_of, placement_labels
 from pool_managerd.backoff import Backoff
 from pool_managerd.engine_ledger import EngineLedger
 from pool_managerd.engine_output import EngineOutput
@@ -28,8 +28,12 @@ from pool_managerd.external_replica import ExternalSupervisor
 from pool_managerd.gpu_presence import gpu_present
 from pool_managerd.gpu_report import GpuReport, RunningEngine, report_of
 from pool_managerd.gpu_watch import GpuWatch
+from pool_managerd.host_memory import read_host_memory
+from pool_managerd.launch_profiles import runs_on_cpu
 from pool_managerd.launched_replica import LaunchedSupervisor
+from pool_managerd.memory_estimate import Room
 from pool_managerd.observer import Cause, CauseCode, DeviceFault, ReplicaObserver
+from pool_managerd.preload_check import PreloadCheck
 from pool_managerd.processes import kill_carriers
 from pool_managerd.replica import Replica, ReplicaView
 from pool_managerd.replica_state import ReplicaState
@@ -100,6 +104,7 @@ class PoolHost:
         jitter: Callable[[], float],
         has_gpu: Callable[[], bool] = gpu_present,
         gpus: GpuWatch | None = None,
+        host_memory: Callable[[], Room | None] = read_host_memory,
     ) -> None:
         self._pools = {pool.id: pool for pool in pools}
         self._adapters = adapters
@@ -114,6 +119,7 @@ class PoolHost:
         self._gpus = GpuWatch(0) if gpus is None else gpus
         self._gpus.owner_of = self._ledger.owner_of
         self._gpus.on_fault = self.device_fault
+        self._preload = PreloadCheck(self._gpus.latest, host_memory)
         self._replicas: dict[str, dict[str, Replica]] = {pool.id: {} for pool in pools}
         self._supervisors: dict[tuple[str, str], _Supervisor] = {}
         self._tasks: list[asyncio.Task[None]] = []
@@ -235,7 +241,8 @@ class PoolHost:
         launch = pool.launch
         if launch is None:
             return
-        on_cpu = launch.command is None or not self._has_gpu()
+        default_on_cpu = runs_on_cpu(pool, launch)
+        on_cpu = default_on_cpu or not self._has_gpu()
         if on_cpu and self._cpu_carve_out:
             _log.warning(
                 "pool.cpu_carve_out",
@@ -249,7 +256,7 @@ class PoolHost:
             elif on_cpu and not self._cpu_carve_out:
                 why = (
                     "the default launcher runs on the CPU"
-                    if launch.command is None
+                    if default_on_cpu
                     else "this host has no NVIDIA GPU"
                 )
                 replica.fail(
@@ -271,6 +278,7 @@ class PoolHost:
                     ledger=self._ledger,
                     output=EngineOutput(self._run_dir / f"{replica.id}.log"),
                     backoff=Backoff(self._jitter),
+                    preload=self._preload,
                 )
 
     def _replica(
@@ -293,6 +301,7 @@ class PoolHost:
                 await self._gpus.looked()
                 mask = self._pools[supervisor.replica.pool_id].devices
                 supervisor.replica.placed(placement_labels(mask, self._gpus.latest()))
+                supervisor.cpus = cpus_near(mask, self._gpus.latest())
             await supervisor.run()
 
         replica = supervisor.replica

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from pool_managerd.launch_command import LaunchRefused, engine_command, engine_environment
+from pool_managerd.launch_command import engine_command, engine_environment
+from pool_managerd.launch_profiles import LaunchRefused
 from pool_managerd.model_files import ModelUnavailable
 from pool_managerd.settings import LaunchSettings, PoolSettings
 
@@ -22,7 +23,7 @@ def test_the_default_is_our_launcher_with_the_pools_model_and_context() -> None:
         *(sys.executable, "-P", "-m", "pool_managerd.llamacpp_launcher"),
         *("--parent-pid", str(os.getpid())),
         *("--model", "builtin:smollm2", "--host", "127.0.0.1", "--port", "9001", "--ctx", "512"),
-        *("--parallel", "2"),
+        *("--parallel", "4", "--parallel", "2"),  # the last one counts
     ]
 
 
@@ -78,9 +79,49 @@ def test_a_bad_placeholder_is_refused_with_the_known_ones(bad: str) -> None:
         engine_command(POOL, launch, "a-0", 9001)
 
 
-def test_another_engine_needs_a_command() -> None:
-    with pytest.raises(LaunchRefused, match=r"launch\.command is needed for engine 'vllm'"):
-        engine_command(PoolSettings("a", "vllm", "repo:x"), LaunchSettings(), "a-0", 9001)
+@pytest.mark.parametrize(
+    ("engine", "program", "advice"),
+    [
+        ("vllm", "vllm", "pip install vllm"),
+        ("tgi", "text-generation-launcher", "build text-generation-inference"),
+        ("triton", "tritonserver", "install Triton"),
+    ],
+)
+def test_an_engine_that_is_not_installed_is_refused_with_what_to_install(
+    engine: str, program: str, advice: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    pool = PoolSettings("a", engine, "repo:x")
+
+    with pytest.raises(LaunchRefused, match=f"PATH has no program '{program}'; {advice}"):
+        engine_command(pool, LaunchSettings(), "a-0", 9001)
+
+
+def test_a_program_of_ones_own_that_is_not_there_is_refused_by_its_key() -> None:
+    launch = LaunchSettings(program="/opt/llama/llama-server")
+
+    with pytest.raises(LaunchRefused, match=r"launch\.program has no program '/opt/llama"):
+        engine_command(POOL, launch, "a-0", 9001)
+
+
+def test_a_program_of_ones_own_is_started_by_the_engines_profile_and_dies_with_us(
+    tmp_path: Path,
+) -> None:
+    program = tmp_path / "llama-server"
+    program.write_text("#!/bin/sh\n")
+    program.chmod(0o755)
+    launch = LaunchSettings(program=str(program), args=("--threads", "2"))
+
+    command = engine_command(POOL, launch, "pool-a-0", 9001)
+
+    assert command[3:7] == [
+        "pool_managerd.exec_with_parent",
+        "--parent-pid",
+        str(os.getpid()),
+        "--",
+    ]
+    assert command[7:9] == [str(program), "--model"]
+    assert command[-2:] == ["--threads", "2"]
 
 
 @pytest.mark.req("OC-POOL-3020")
@@ -93,6 +134,16 @@ def test_the_device_mask_wins_over_everything_else() -> None:
 
     assert environment["CUDA_VISIBLE_DEVICES"] == "1,GPU-7f"
     assert environment["CUDA_DEVICE_ORDER"] == "PCI_BUS_ID"
+
+
+def test_a_configured_variable_wins_over_the_profiles() -> None:
+    launch = LaunchSettings(env=(("VLLM_BATCH_INVARIANT", "0"),))
+    profiled = {"VLLM_BATCH_INVARIANT": "1", "VLLM_NO_USAGE_STATS": "1"}
+
+    environment = engine_environment(POOL, launch, "m", {}, profiled)
+
+    assert environment["VLLM_BATCH_INVARIANT"] == "0"
+    assert environment["VLLM_NO_USAGE_STATS"] == "1"
 
 
 def test_an_engine_does_not_inherit_the_services_secrets() -> None:
