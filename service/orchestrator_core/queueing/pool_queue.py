@@ -245,11 +245,15 @@ class PoolQueue:
         """Take what `peek` shows and charge it to its flow; None when nobody may go. O(log n)."""
         if (task := self.peek(priority)) is None:
             return None
-        cls = self._classes[task.priority]
-        self._root.charge(task.priority, task.cost_tokens)
-        cls.shares.charge(task.tenant, task.cost_tokens)
-        self._take(cls, task)
+        self._serve(self._classes[task.priority], task)
         return task
+
+    def serve(self, key: str) -> None:
+        """Take a waiting task out and charge it to its flow as `pop` does, wherever it stands: a
+        restart repeats what `pop` had chosen. O(log n)."""
+        for cls in self._classes.values():
+            if (waiting := cls.arrivals.get(key)) is not None:
+                self._serve(cls, waiting[1])
 
     def give_way(self, below: Priority) -> Task | None:
         """Take out the most recent task of the lowest priority below this one; None if none waits.
@@ -262,10 +266,17 @@ class PoolQueue:
             for _, task in reversed(cls.arrivals.values()):
                 if task.tenant in cls.held:
                     continue  # it takes nobody's turn
-                self._root.charge(priority, -(-cls.cost_tokens // len(cls.arrivals)))
+                self._give_turn(cls)
                 self._take(cls, task)
                 return task
         return None
+
+    def repeat_give_way(self, key: str) -> None:
+        """Take out a waiting task that `give_way` had chosen before a restart. O(log n)."""
+        for cls in self._classes.values():
+            if (waiting := cls.arrivals.get(key)) is not None:
+                self._give_turn(cls)
+                self._take(cls, waiting[1])
 
     def hold(self, tenant: str, held: bool, priority: Priority | None = None) -> None:
         """Skip the tenant's flows (of one priority, if given) as it is at a quota, or stop it.
@@ -338,6 +349,14 @@ class PoolQueue:
             for priority, cls in self._classes.items()
             if cls.arrivals
         ]
+
+    def _serve(self, cls: _PriorityClass, task: Task) -> None:
+        self._root.charge(task.priority, task.cost_tokens)
+        cls.shares.charge(task.tenant, task.cost_tokens)
+        self._take(cls, task)
+
+    def _give_turn(self, cls: _PriorityClass) -> None:
+        self._root.charge(cls.policy.name, -(-cls.cost_tokens // len(cls.arrivals)))
 
     def _take(self, cls: _PriorityClass, task: Task) -> None:
         turn, _ = cls.arrivals.pop(task.key)

@@ -346,7 +346,8 @@ class AdmissionService:
         assert session is not None, "an admitted task has a session"
         assert job.payload is not None, "it has not ended"
         job.session_until_ms = task.arrived_ms + session.ttl_ms_remaining
-        record = _record(job, job.payload, session.created_ms, session.turns)
+        admitted_ms = self._scheduling.clock_ms()
+        record = _record(job, job.payload, session.created_ms, session.turns, admitted_ms)
         job.admitted = self._journal.append(records.encode(record))
 
     def _profile(self, draft: Draft) -> _Profile | Refusal:
@@ -415,7 +416,7 @@ def _names(pools: list[PoolTraits]) -> str:
 
 
 def _record(
-    job: Job, payload: Payload, session_created_ms: int, session_turns: int
+    job: Job, payload: Payload, session_created_ms: int, session_turns: int, admitted_ms: int
 ) -> records.TaskAdmitted:
     task = job.task
     return records.TaskAdmitted(
@@ -448,4 +449,5 @@ def _record(
         backoff_ms=job.promise.backoff_ms,
         session_created_ms=session_created_ms,
         session_turns=session_turns,
+        admitted_ms=admitted_ms,
     )

@@ -48,10 +48,12 @@ class TaskAdmitted(_Record, frozen=True, tag="admitted"):
     backoff_ms: int
     session_created_ms: int
     session_turns: int
+    admitted_ms: int = 0  # 0: an older version wrote it; later than `arrived_ms`
 
 
 class TaskStarted(_Record, frozen=True, tag="started"):
-    """Decoding began; after a restart the task goes before what waited, to the same replica set."""
+    """It got a slot, which its flow was charged for; after a restart it goes before what waited, to
+    the same replica set, and is told once more when it gets a slot again."""
 
     tenant: str
     task_id: str
@@ -82,6 +84,7 @@ class TaskEnded(_Record, frozen=True, tag="ended"):
     ended_ms: int
     truncated: bool = False
     determinism: DeterminismRecord | None = None
+    gave_way: bool = False  # removed from the queue for a more urgent task
 
 
 class Probe(_Record, frozen=True, tag="probe"):

@@ -1,26 +1,38 @@
 """After a restart: the journal becomes the state that the clients were promised (ORCH-3203).
 
 Finished logs are readable again, queued tasks are back in admission order, running strict tasks go
-first and are decoded again to the same ids, running best_effort tasks end with WORKER_RESET. It
-runs before the service listens.
+first and are decoded again to the same ids, running best_effort tasks end with WORKER_RESET. What
+was admitted, started and ended goes through the core once more in the journal's order, so that
+shares (ORCH-3075), quotas and rates (ORCH-3006, ORCH-3077) stand where they stood. It runs before
+the service listens.
+
+Where the journal has forgotten something (retention), charges up to there are dropped: half of a
+history would favour those whose half is gone, and none at all costs a flow at most what its last
+task cost over its weight (start-time fair queueing's bound). Not in the journal, so empty after a
+restart: the minute that bounds hard preemptions, and what was learned of speed.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import msgspec
 import structlog
 
 from orchestrator_core.errors import Code, Reason, Refusal
-from orchestrator_core.events import Recover, SessionRestored
-from orchestrator_core.pool import SetKey
+from orchestrator_core.events import (
+    Cancel,
+    Recover,
+    RecoverEnded,
+    RecoverStarted,
+    SessionRestored,
+)
 from orchestrator_core.task import Determinism, Priority, Task, Workload
 from orchestratord.ports.journal import Journal
 from orchestratord.services import records
 from orchestratord.services.event_log import TaskLog
-from orchestratord.services.jobs import Job, JobTable, Payload, Promise
+from orchestratord.services.jobs import Job, JobTable, Payload, Phase, Promise
 from orchestratord.services.prompt_blocks import prompt_blocks
 from orchestratord.services.replicas import PoolTraits
 from orchestratord.services.scheduling import SchedulingService
@@ -43,6 +55,24 @@ class _SessionPast:
     turns: int = 0
     tokens_used: int = 0
     time_used_ms: int = 0
+
+
+_Fact = Recover | RecoverStarted | RecoverEnded
+
+
+@dataclass(slots=True)
+class _Past:
+    """What has been read so far; `started` and `ended` by task key, the latter in its order."""
+
+    started: set[str] = field(default_factory=set)
+    ended: dict[str, records.TaskEnded] = field(default_factory=dict)
+    sessions: dict[str, _SessionPast] = field(default_factory=dict)
+    facts: list[tuple[Job, _Fact]] = field(default_factory=list)
+    known_from: int = 0  # of `facts`: nothing that was charged since is missing
+
+    def miss(self) -> None:
+        """Something that stood here is not known any more."""
+        self.known_from = len(self.facts)
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,123 +105,150 @@ class RecoveryService:
     def run(self) -> Recovered:
         """Replay everything. Raises `JournalError` when the journal cannot be read."""
         now_ms = self._scheduling.clock_ms()
-        started: dict[str, SetKey] = {}
-        ended: dict[str, records.TaskEnded] = {}
-        sessions: dict[str, _SessionPast] = {}
+        past = _Past()
         rows: list[int] = []
         for row, batch in self._journal.replay():
+            if rows and row != rows[-1] + 1:
+                past.miss()
             rows.append(row)
             for data in batch:
-                self._replay(row, data, started, ended, sessions)
-        for key, past in sessions.items():
-            if past.created_ms + self._session_ttl_ms > now_ms:
+                self._read(row, data, past)
+        for key, session in past.sessions.items():
+            if session.created_ms + self._session_ttl_ms > now_ms:
                 self._scheduling.step(
                     SessionRestored(
-                        key, past.created_ms, past.turns, past.tokens_used, past.time_used_ms
+                        key,
+                        session.created_ms,
+                        session.turns,
+                        session.tokens_used,
+                        session.time_used_ms,
                     )
                 )
-        counts = {"waiting": 0, "running": 0, "finished": 0, "reset": 0}
-        for job in tuple(self._jobs.live()):
-            counts[self._restore(job, started, ended, now_ms)] += 1
+        recovered = self._restore(past, now_ms)
         self._journal.forget(self._jobs.unused(rows) + self._jobs.expire(now_ms))
-        recovered = Recovered(**counts)
         if rows:
-            log.info("journal.replayed", rows=len(rows), **counts)
+            log.info(
+                "journal.replayed",
+                rows=len(rows),
+                waiting=recovered.waiting,
+                running=recovered.running,
+                finished=recovered.finished,
+                reset=recovered.reset,
+            )
         return recovered
 
-    def _replay(
-        self,
-        row: int,
-        data: bytes,
-        started: dict[str, SetKey],
-        ended: dict[str, records.TaskEnded],
-        sessions: dict[str, _SessionPast],
-    ) -> None:
+    def _read(self, row: int, data: bytes, past: _Past) -> None:
         try:
             record = records.decode(data)
         except msgspec.DecodeError as error:
             log.error("journal.unreadable_record", row=row, cause=str(error))
+            past.miss()
             return
         match record:
             case records.TaskAdmitted():
-                job = _job(record, self._session_ttl_ms, self._pools.get(record.pool_id))
-                # Whatever came before is of another task that had this id.
-                started.pop(job.task.key, None)
-                ended.pop(job.task.key, None)
-                known = self._jobs.get(job.task.key)
-                if known is not None:  # an id that was used again after its retention
-                    self._jobs.replace(known, job)
-                else:
-                    self._jobs.add(job)
-                self._jobs.use_row(job, row)
-                past = sessions.get(job.task.session_key)
-                if past is None or past.created_ms != record.session_created_ms:
-                    past = sessions[job.task.session_key] = _SessionPast(record.session_created_ms)
-                past.turns = record.session_turns
+                self._admitted(row, record, past)
             case records.TaskStarted():
                 key = f"{record.tenant}/{record.task_id}"
-                started[key] = record.set_key
-                self._use(key, row)
+                if (job := self._jobs.get(key)) is None:
+                    past.miss()
+                    return
+                past.started.add(key)
+                past.facts.append((job, RecoverStarted(key, record.set_key)))
+                self._jobs.use_row(job, row)
             case records.TaskEnded():
                 key = f"{record.tenant}/{record.task_id}"
-                ended[key] = record
-                self._use(key, row)
-                self._charge(key, record, sessions)
+                if (job := self._jobs.get(key)) is None:
+                    return
+                self._jobs.use_row(job, row)
+                if key in past.ended:
+                    return  # it was not certain that the first one was written
+                past.ended[key] = record
+                tokens = job.task.prompt_tokens + record.tokens_out if record.started else 0
+                end = RecoverEnded(key, tokens, record.started, record.gave_way)
+                past.facts.append((job, end))
+                session = past.sessions.get(job.task.session_key)
+                if session is not None and record.started:  # else it took nothing from it
+                    session.tokens_used += tokens
+                    duration = msgspec.json.decode(record.data, type=_Duration)
+                    session.time_used_ms += duration.decode_ms
             case records.Probe():
                 pass
             case records.SessionForgotten():
-                sessions.pop(f"{record.tenant}/{record.session_id}", None)
+                past.sessions.pop(f"{record.tenant}/{record.session_id}", None)
                 now_ms = self._scheduling.clock_ms()
                 at_ms = min(record.at_ms or now_ms, now_ms)
                 self._jobs.hold_row(row, at_ms + self._session_ttl_ms)
 
-    def _charge(
-        self, key: str, record: records.TaskEnded, sessions: dict[str, _SessionPast]
-    ) -> None:
-        """What an ended task took from its session: nothing where it never started."""
-        job = self._jobs.get(key)
-        past = None if job is None else sessions.get(job.task.session_key)
-        if job is None or past is None or not record.started:
-            return
-        past.tokens_used += job.task.prompt_tokens + record.tokens_out
-        past.time_used_ms += msgspec.json.decode(record.data, type=_Duration).decode_ms
-
-    def _use(self, key: str, row: int) -> None:
-        job = self._jobs.get(key)
-        if job is not None:
-            self._jobs.use_row(job, row)
-
-    def _restore(
-        self, job: Job, started: dict[str, SetKey], ended: dict[str, records.TaskEnded], now_ms: int
-    ) -> str:
+    def _admitted(self, row: int, record: records.TaskAdmitted, past: _Past) -> None:
+        job = _job(record, self._session_ttl_ms, self._pools.get(record.pool_id))
         key = job.task.key
-        end = ended.get(key)
-        if end is not None:
-            job.log = TaskLog.restored(end.sealed, end.tokens_out)
-            job.log.truncated = end.truncated
-            if end.started:
-                job.log.start(job.promise.started_data())
-            job.log.end(end.event, end.data)
-            job.ended_ms = end.ended_ms
-            self._jobs.retain(job, now_ms)
-            return "finished"
-        set_key = started.get(key)
-        was_running = set_key is not None
-        if was_running and job.task.determinism is Determinism.BEST_EFFORT:
+        known = self._jobs.get(key)
+        if known is not None:  # an id that was used again after its retention
+            if key not in past.ended:
+                past.facts.append((known, RecoverEnded(key)))
+            known.phase = Phase.ENDED
+            self._jobs.replace(known, job)
+        else:
+            self._jobs.add(job)
+        # Whatever came before is of another task that had this id.
+        past.started.discard(key)
+        past.ended.pop(key, None)
+        fact = Recover(job.task, job.pool_id, record.admitted_ms or record.arrived_ms)
+        past.facts.append((job, fact))
+        self._jobs.use_row(job, row)
+        session = past.sessions.get(job.task.session_key)
+        if session is None or session.created_ms != record.session_created_ms:
+            session = _SessionPast(record.session_created_ms)
+            past.sessions[job.task.session_key] = session
+        session.turns = record.session_turns
+
+    def _restore(self, past: _Past, now_ms: int) -> Recovered:
+        """Jobs become what the records say of them, and the core goes through what happened."""
+        for key, end in past.ended.items():
+            ended = self._jobs.get(key)
+            assert ended is not None, "its admission was read before"
+            self._restore_log(ended, end, now_ms)
+        live = list(self._jobs.live())
+        was_running = [job for job in live if job.task.key in past.started]
+        reset = [job for job in was_running if job.task.determinism is Determinism.BEST_EFFORT]
+        for job in reset:
+            self._reset(job)
+        for number, (job, fact) in enumerate(past.facts):
+            if job.phase is Phase.ENDED and job.pool_id not in self._pools:
+                continue  # nobody's share or quota any more
+            if isinstance(fact, RecoverStarted) and number < past.known_from:
+                fact = msgspec.structs.replace(fact, charged=False)
+            self._scheduling.step(fact)
+        for job in reset:
+            self._scheduling.step(Cancel(job.task.key))
+        return Recovered(
+            waiting=len(live) - len(was_running),
+            running=len(was_running) - len(reset),
+            finished=len(past.ended),
+            reset=len(reset),
+        )
+
+    def _restore_log(self, job: Job, end: records.TaskEnded, now_ms: int) -> None:
+        job.log = TaskLog.restored(end.sealed, end.tokens_out)
+        job.log.truncated = end.truncated
+        if end.started:
             job.log.start(job.promise.started_data())
-            self._termination.fail(
-                job,
-                Refusal(
-                    Code.WORKER_RESET,
-                    Reason.WORKER,
-                    "the orchestrator restarted while this best_effort task ran",
-                    retriable=True,
-                    pool_id=job.pool_id,
-                ),
-            )
-            return "reset"
-        self._scheduling.step(Recover(job.task, job.pool_id, was_running, set_key))
-        return "running" if was_running else "waiting"
+        job.log.end(end.event, end.data)
+        job.ended_ms = end.ended_ms
+        self._jobs.retain(job, now_ms)
+
+    def _reset(self, job: Job) -> None:
+        job.log.start(job.promise.started_data())
+        self._termination.fail(
+            job,
+            Refusal(
+                Code.WORKER_RESET,
+                Reason.WORKER,
+                "the orchestrator restarted while this best_effort task ran",
+                retriable=True,
+                pool_id=job.pool_id,
+            ),
+        )
 
 
 def _job(record: records.TaskAdmitted, session_ttl_ms: int, pool: PoolTraits | None) -> Job:

@@ -105,7 +105,8 @@ class TerminationService:
             data["retry_after_ms"] = refusal.retry_after_ms
         if refusal.policy_label is not None:
             data["policy_label"] = refusal.policy_label
-        self._end(job, "error", data, _OUTCOMES.get(refusal.reason, "failed"))
+        gave_way = refusal.reason is Reason.PREEMPTED
+        self._end(job, "error", data, _OUTCOMES.get(refusal.reason, "failed"), gave_way=gave_way)
         self._tell(job, "failed", refusal.code)
 
     def evict(self, job: Job, refusal: Refusal | None) -> None:
@@ -132,6 +133,7 @@ class TerminationService:
         outcome: str,
         *,
         show_first: bool = False,
+        gave_way: bool = False,
     ) -> asyncio.Future[int] | None:
         assert job.phase not in (Phase.ENDING, Phase.ENDED), "a task ends once"
         job.phase = Phase.ENDING
@@ -152,6 +154,7 @@ class TerminationService:
             ended_ms=job.ended_ms,
             truncated=job.log.truncated,
             determinism=self._proof(job) if outcome == "completed" else None,
+            gave_way=gave_way,
         )
         self._telemetry.ended(job, outcome)
         if show_first:

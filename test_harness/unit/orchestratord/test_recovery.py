@@ -284,7 +284,7 @@ def test_a_deadline_that_passed_while_the_service_was_down_ends_the_task() -> No
     run_world(scenario)
 
 
-def test_tasks_of_a_pool_that_is_gone_end_with_pool_unavailable() -> None:
+def test_tasks_of_a_model_that_nobody_serves_any_more_end_with_pool_unavailable() -> None:
     async def scenario(world: ServiceWorld) -> None:
         _, one = await fill(world, 1)
         rows = world.disk.rows
@@ -293,8 +293,7 @@ def test_tasks_of_a_pool_that_is_gone_end_with_pool_unavailable() -> None:
             for data in kept:
                 record = records.decode(data)
                 if isinstance(record, records.TaskAdmitted):
-                    fields = {name: getattr(record, name) for name in record.__struct_fields__}
-                    record = records.TaskAdmitted(**{**fields, "pool_id": "gone"})
+                    record = msgspec.structs.replace(record, pool_id="gone", model_ref="gone")
                 moved.append(records.encode(record))
             rows[row] = moved
 
