@@ -93,15 +93,16 @@ class Queries:
             else:
                 prior = group.times.on_time_ratio(start_ms + task_ms, left_ms, start_ms)
                 forecast = pool.forecast(live, start_ms, now_ms)
-                table = None if forecast is None else forecast.table
-                probability = prior if table is None else table.probability(forecast.z, prior)
+                probability = (
+                    prior if forecast is None else forecast.table.probability(forecast.z, prior)
+                )
         held = live.stage is Stage.WAITING and pool.queue.is_held(task.tenant, task.priority)
         return Outlook(
             position, start_ms, service_ms, slack_ms, probability, held, len(pool.serving())
         )
 
     def grounds(self, task_key: str) -> Grounds | None:
-        """Why it got its slot; None for a task that has none. O(1)."""
+        """Why it got its last slot, and that one; None for a task that had none yet. O(1)."""
         live = self._live.get(task_key)
         if live is None or (choice := live.choice) is None or live.group is None:
             return None

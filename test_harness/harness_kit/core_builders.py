@@ -14,7 +14,9 @@ from msgspec import structs
 from orchestrator_core.effects import Effect
 from orchestrator_core.events import Finished, PoolAdded, ReplicaReady, Submit
 from orchestrator_core.limits import Limits
+from orchestrator_core.placement.pick import pick
 from orchestrator_core.pool import FullPolicy, PoolSpec, PriorityPolicy, ReplicaSpec, SetKey
+from orchestrator_core.replicas import Replica
 from orchestrator_core.scheduler import Scheduler
 from orchestrator_core.task import Determinism, Priority, Task, Workload
 
@@ -46,6 +48,12 @@ def make_task(name: str = "t", **changes: Any) -> Task:
     tenant = changes.get("tenant", "acme")
     defaults = {"key": f"{tenant}/{name}", "session_key": f"{tenant}/s-{name}"}
     return structs.replace(_TASK, **(defaults | changes))
+
+
+def picked(*arguments: Any, **options: Any) -> Replica | None:
+    """The replica that `pick` chooses, whatever for."""
+    choice = pick(*arguments, **options)
+    return None if choice is None else choice.replica
 
 
 def make_pool(

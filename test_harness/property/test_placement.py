@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from harness_kit.core_builders import SET_KEY, T0_MS, make_pool, make_replica, make_task
+from harness_kit.core_builders import SET_KEY, T0_MS, make_pool, make_replica, make_task, picked
 from orchestrator_core.effects import Admitted, Dispatch, Effect, Ended, Rejected
 from orchestrator_core.events import (
     Finished,
@@ -22,7 +22,7 @@ from orchestrator_core.events import (
 from orchestrator_core.limits import Limits
 from orchestrator_core.placement.anti_affinity import TenantSpread
 from orchestrator_core.placement.free_slots import FreeSlots
-from orchestrator_core.placement.pick import Wish, pick
+from orchestrator_core.placement.pick import Wish
 from orchestrator_core.placement.prefix_tree import PrefixTree
 from orchestrator_core.placement.score import saved_ratio, score
 from orchestrator_core.replica_sets import ReplicaSet
@@ -174,7 +174,7 @@ def test_what_is_picked_is_usable_and_what_an_exhaustive_search_picks(
         for replica in runs_on:
             spread.count(TASK.tenant, replica, +1)
 
-    picked = pick(fleet, group, last, died, Wish(TASK, spread, reuse, fleet))
+    found = picked(fleet, group, last, died, Wish(TASK, spread, reuse, fleet))
 
     choice = [r for r in fleet if r.ready and r.leased < r.spec.slots_total]
     choice = [r for r in choice if group is None or r.group is group]
@@ -183,9 +183,9 @@ def test_what_is_picked_is_usable_and_what_an_exhaustive_search_picks(
         crowd = {r: sum(o.label(label) == r.label(label) for o in runs_on) for r in choice}
         choice = [r for r in choice if crowd[r] == min(crowd.values())]
     if not choice:
-        assert picked is None
+        assert found is None
         return
-    assert picked in choice
+    assert found in choice
     scores = {r: score(r, last, saved_ratio(r, TASK) if reuse else 0.0) for r in choice}
     choice = [r for r in choice if scores[r] == max(scores.values())]
 
@@ -196,7 +196,7 @@ def test_what_is_picked_is_usable_and_what_an_exhaustive_search_picks(
         return sum(o.leased for o in fleet if (o.label("node"), o.label("numa")) == place)
 
     noise = {r: (numa_leased(r), r.leased) for r in choice}  # nobody has a pcie label
-    assert picked is min(choice, key=lambda r: (*noise[r], r.spec.id))
+    assert found is min(choice, key=lambda r: (*noise[r], r.spec.id))
 
 
 POOLS = ("p", "q")
@@ -343,4 +343,4 @@ def test_the_roomiest_replica_is_the_one_that_a_look_at_all_picks(
         preferred = [*replicas, None][wanted % (len(replicas) + 1)]
 
         assert free.total == sum(r.slots_free for r in replicas)
-        assert free.roomiest(preferred) is pick(replicas, None, preferred)
+        assert free.roomiest(preferred) is picked(replicas, None, preferred)

@@ -12,6 +12,7 @@ from harness_kit.core_builders import (
     make_pool,
     make_replica,
     make_task,
+    picked,
     ready_scheduler,
     submit,
 )
@@ -20,7 +21,7 @@ from orchestrator_core.events import Finished, PoolAdded, ReplicaLost, ReplicaRe
 from orchestrator_core.limits import Limits
 from orchestrator_core.placement.anti_affinity import TenantSpread
 from orchestrator_core.placement.filter import serving, usable
-from orchestrator_core.placement.pick import Wish, pick
+from orchestrator_core.placement.pick import Wish
 from orchestrator_core.placement.score import saved_ratio, score
 from orchestrator_core.placement.topology import is_known, quietest
 from orchestrator_core.pool import ReplicaSpec
@@ -82,33 +83,33 @@ def test_only_replicas_of_the_required_set_are_usable() -> None:
 def test_the_least_loaded_replica_is_picked_by_share_not_by_number() -> None:
     half_of_two, quarter_of_eight = replica("a", 1, 2), replica("b", 2, 8)
 
-    assert pick([half_of_two, quarter_of_eight], None) is quarter_of_eight
+    assert picked([half_of_two, quarter_of_eight], None) is quarter_of_eight
 
 
 def test_equal_loads_go_to_the_smaller_id() -> None:
     first, second = replica("a", 1), replica("b", 1)
 
-    assert pick([first, second], None) is first
+    assert picked([first, second], None) is first
 
 
 @pytest.mark.req("OC-CORE-1013")
 def test_the_session_stays_on_its_last_good_replica_while_that_has_a_slot() -> None:
     idle, warm = replica("a", 0), replica("b", 3)
 
-    assert pick([idle, warm], None, preferred=warm) is warm
+    assert picked([idle, warm], None, preferred=warm) is warm
     warm.acquire()
-    assert pick([idle, warm], None, preferred=warm) is idle
+    assert picked([idle, warm], None, preferred=warm) is idle
 
 
 def test_the_replica_where_the_worker_died_is_the_second_choice() -> None:
     busy, suspect = replica("a", 3), replica("b", 0)
 
-    assert pick([busy, suspect], None, avoid=suspect) is busy
-    assert pick([suspect], None, avoid=suspect) is suspect
+    assert picked([busy, suspect], None, avoid=suspect) is busy
+    assert picked([suspect], None, avoid=suspect) is suspect
 
 
 def test_nothing_usable_is_nothing_picked() -> None:
-    assert pick([replica("a", 4)], None) is None
+    assert picked([replica("a", 4)], None) is None
 
 
 @pytest.mark.parametrize("leased", [0, 1, 4])
@@ -140,9 +141,9 @@ class TestSavedPrefill:
         warm.prefixes.remember(BLOCKS[:8])  # saves 0.418 of the task's time
         wish = Wish(LONG, reuse=True)
 
-        less_busy = pick([idle, warm], None, wish=wish)
+        less_busy = picked([idle, warm], None, wish=wish)
         warm.acquire()
-        much_busier = pick([idle, warm], None, wish=wish)
+        much_busier = picked([idle, warm], None, wish=wish)
 
         assert (less_busy, much_busier) == (warm, idle)  # 3/8 < 0.418 < 4/8
 
@@ -151,19 +152,19 @@ class TestSavedPrefill:
         short.prefixes.remember(BLOCKS[:4])
         long.prefixes.remember(BLOCKS[:5])
 
-        assert pick([short, long], None, wish=Wish(LONG, reuse=True)) is long
+        assert picked([short, long], None, wish=Wish(LONG, reuse=True)) is long
 
     def test_a_task_that_is_decoded_cold_gains_nothing(self) -> None:
         idle, warm = replica("a"), replica("b")
         warm.prefixes.remember(BLOCKS)
 
-        assert pick([idle, warm], None, wish=Wish(LONG, reuse=False)) is idle
+        assert picked([idle, warm], None, wish=Wish(LONG, reuse=False)) is idle
 
     def test_the_sessions_replica_goes_before_a_shared_prefix(self) -> None:
         last, warm = replica("a", 3), replica("b", 0)
         warm.prefixes.remember(BLOCKS)
 
-        assert pick([last, warm], None, last, wish=Wish(LONG, reuse=True)) is last
+        assert picked([last, warm], None, last, wish=Wish(LONG, reuse=True)) is last
 
     @pytest.mark.parametrize("leased", [0, 1, 4])
     def test_scores_stay_between_zero_and_one_whatever_is_saved(self, leased: int) -> None:
@@ -180,7 +181,7 @@ class TestAntiAffinity:
         spread.count("acme", mine, +1)
         spread.count("zeta", theirs, +1)
 
-        assert pick([mine, theirs], None, wish=Wish(LONG, spread)) is theirs
+        assert picked([mine, theirs], None, wish=Wish(LONG, spread)) is theirs
 
     def test_a_node_counts_with_all_its_replicas(self) -> None:
         busy, idle, other = (replica(n, node=v) for n, v in (("a", "x"), ("b", "x"), ("c", "y")))
@@ -205,7 +206,7 @@ class TestAntiAffinity:
         spread = TenantSpread(["node"])
         spread.count("acme", crowded, +1)
 
-        assert pick([crowded, full], None, wish=Wish(LONG, spread)) is crowded
+        assert picked([crowded, full], None, wish=Wish(LONG, spread)) is crowded
 
     def test_a_task_that_ended_is_not_counted(self) -> None:
         a, b = replica("a", node="x"), replica("b", node="y")
@@ -220,7 +221,7 @@ class TestAntiAffinity:
         spread = TenantSpread(["node"])
         spread.count("acme", crowded, +1)
 
-        assert pick([crowded, suspect], None, avoid=suspect, wish=Wish(LONG, spread)) is crowded
+        assert picked([crowded, suspect], None, avoid=suspect, wish=Wish(LONG, spread)) is crowded
 
 
 @pytest.mark.req("ORCH-3013")
@@ -229,7 +230,7 @@ class TestTopology:
         beside, away = replica("b", numa="0"), replica("c", numa="1")
         everyone = [replica("a", 3, numa="0"), beside, away]
 
-        assert pick(everyone, None, wish=Wish(LONG, neighbours=everyone)) is away
+        assert picked(everyone, None, wish=Wish(LONG, neighbours=everyone)) is away
 
     def test_pcie_decides_where_numa_does_not(self) -> None:
         beside, away = replica("b", numa="0", pcie="0"), replica("c", numa="0", pcie="1")
@@ -247,7 +248,7 @@ class TestTopology:
         noisy, quiet = replica("b", 0, numa="0"), replica("c", 1, numa="1")
         everyone = [replica("a", 4, numa="0"), noisy, quiet]
 
-        assert pick(everyone, None, wish=Wish(LONG, neighbours=everyone)) is noisy
+        assert picked(everyone, None, wish=Wish(LONG, neighbours=everyone)) is noisy
 
     def test_without_labels_nothing_is_known_and_the_smaller_id_wins(self) -> None:
         first, second = replica("a"), replica("b", node="x")
