@@ -24,10 +24,10 @@ MINUTE_MS = 60_000
 class TokenBucket:
     """The tokens of one tenant in one pool; at most a minute's worth."""
 
-    __slots__ = ("_at_ms", "_per_minute", "_units")
+    __slots__ = ("_at_ms", "_units")
 
     def __init__(self, per_minute: int, now_ms: int) -> None:
-        self._per_minute = per_minute
+        # The level at `_at_ms`; what is above a minute's worth is cut when it is read.
         self._units = per_minute * MINUTE_MS
         self._at_ms = now_ms
 
@@ -40,12 +40,11 @@ class TokenBucket:
     def reserve(self, tokens: int, per_minute: int, now_ms: int) -> None:
         """Take what `wait_ms` found to be there."""
         self._units = self._level(per_minute, now_ms) - tokens * MINUTE_MS
-        self._per_minute, self._at_ms = per_minute, now_ms
+        self._at_ms = now_ms
 
     def settle(self, reserved_tokens: int, used_tokens: int) -> None:
         """A task has ended: what it did not use comes back."""
-        units = self._units + (reserved_tokens - used_tokens) * MINUTE_MS
-        self._units = min(units, self._per_minute * MINUTE_MS)
+        self._units += (reserved_tokens - used_tokens) * MINUTE_MS
 
     def _level(self, per_minute: int, now_ms: int) -> int:
         # The wall clock may step back: then the bucket refills from there on, as it would have.
