@@ -2,7 +2,7 @@
 
 Works on data the schema accepted, before the types are built, because a finding needs the path to
 its line. Problems stop the start; warnings are advice. (ORCH-3030, OC-CLI-8003, ORCH-3012,
-ORCH-3045)
+ORCH-3011, ORCH-3045)
 """
 
 from __future__ import annotations
@@ -25,6 +25,8 @@ _DEFAULT_SAMPLER_PROFILE = "v1"
 _KEY_HMAC = re.compile(r"v1:(?:[0-9a-f]{2})+:[0-9a-f]{64}\Z")
 # 16 random characters of base64 are 96 bits; what people type is far below that.
 _KEY_CHARACTERS_MIN = 16
+# Their launch profiles share every tensor over all devices alike.
+_EVEN_SPLITS = frozenset(("vllm", "tgi"))
 
 
 def check_values(
@@ -164,6 +166,18 @@ def _check_split(pool: dict[str, Any], path: Path, findings: Findings) -> None:
             f"needs one ratio per device: {len(split)} ratios, {len(devices)} devices (ORCH-3012)"
         )
         findings.reject((*path, "tensor_split"), split, rule)
+    if pool.get("launch") is None:
+        return  # how engines of others split their model is theirs to know
+    if len(devices) > 1 and not split and not pool.get("homogeneous", False):
+        rule = (
+            f"needs one ratio per device, or homogeneous: true where the {len(devices)} devices "
+            "are alike (ORCH-3012)"
+        )
+        findings.reject((*path, "tensor_split"), ABSENT, rule)
+    command = section(pool, "launch").get("command")
+    if split and len(set(split)) > 1 and command is None and pool["engine"] in _EVEN_SPLITS:
+        rule = f"must be equal: {pool['engine']} shares tensors evenly only (ORCH-3012)"
+        findings.reject((*path, "tensor_split"), split, rule)
 
 
 def _check_priorities(pool: dict[str, Any], path: Path, findings: Findings) -> None:
@@ -180,16 +194,29 @@ def _check_priorities(pool: dict[str, Any], path: Path, findings: Findings) -> N
 
 
 def _check_devices(pools: list[dict[str, Any]], findings: Findings) -> None:
-    """Two pools that launch engines on one device compete for its memory (ORCH-3003)."""
-    owner: dict[str, str] = {}
+    """Two pools that launch engines on one device compete for its memory: both must say that they
+    share it (ORCH-3011, ORCH-3003)."""
+    owners: dict[str, list[int]] = {}
     for index, pool in enumerate(pools):
         if pool.get("launch") is None:
             continue
         for number, device in enumerate(pool.get("devices") or []):
-            other = owner.setdefault(str(device), pool["id"])
-            if other != pool["id"]:
-                rule = f"pool {other} launches engines on this device too; both must fit its memory"
-                findings.warn(("pools", index, "devices", number), device, rule)
+            others = owners.setdefault(str(device), [])
+            if index in others:
+                continue  # a mask that names it twice is told elsewhere
+            place: Path = ("pools", index, "devices", number)
+            silent = [i for i in (*others, index) if not pools[i].get("shared_devices", False)]
+            if others and silent:
+                names = " and ".join(pools[i]["id"] for i in silent)
+                rule = (
+                    f"pool {pools[others[0]]['id']} launches engines on this device too; where "
+                    f"that is meant, set shared_devices: true in {names}"
+                )
+                findings.reject(place, device, rule)
+            elif others:
+                rule = f"shared with pool {pools[others[0]]['id']}; both must fit its memory"
+                findings.warn(place, device, rule)
+            others.append(index)
 
 
 def _check_tenants(data: dict[str, Any], pools: list[dict[str, Any]], findings: Findings) -> None:

@@ -420,7 +420,7 @@ def test_a_model_that_an_engine_of_ours_would_open_must_be_here(
 @pytest.mark.req("OC-POOL-3020", partial="what the engine is given")
 def test_a_device_that_this_host_does_not_have_is_refused_for_engines_of_ours() -> None:
     external = POOL + "    devices: [0, 7]\n"
-    text = KEYS + external + "    launch: {}\n"
+    text = KEYS + external + "    homogeneous: true\n    launch: {}\n"
 
     with pytest.raises(ConfigError) as caught:
         parse_config(text, environ=ENVIRONMENT, host=HERE)
@@ -438,16 +438,6 @@ def test_a_launch_section_of_defaults_alone_is_a_launch() -> None:
 
     assert loaded.warnings == ()
     assert loaded.config.pools[0].launch is not None
-
-
-def test_two_launching_pools_on_one_device_are_warned_of() -> None:
-    pool = POOL + "    devices: [0]\n    launch: { count: 1 }\n"
-    text = KEYS + pool + pool.removeprefix("pools:\n").replace("p0", "p1").replace("9001", "9002")
-
-    (warning,) = accept(text).warnings
-
-    assert "pools[1].devices[0]" in warning
-    assert "pool p0" in warning
 
 
 @pytest.mark.req("OC-CLI-8003")
