@@ -1,11 +1,12 @@
-"""Every pool's replicas, from the start of the service to its end.
+"""Every pool's replicas, from the start of the service to its end, as they come and go.
 
 The composition root makes one, starts it with the service, and asks it for the pools' health;
-what it finds out goes to the observer. Invariants: `start` returns at once and preloading goes on
-behind it; after `stop` no process that it started is left; inference on a host without a GPU, or
-with the CPU build that is the default launcher, happens under the carve-out only and is announced.
-Requirements: ORCH-1101, ORCH-3001, ORCH-3002, ORCH-3010, ORCH-3018, OC-POOL-3001, OC-POOL-3003,
-OC-POOL-3012.
+operators' orders (drains, rollouts, changes of the configuration) add, stop and remove replicas and
+pools meanwhile; what it finds out goes to the observer. Invariants: `start` and every order return
+at once and engines come up behind them; a replica has one supervisor at a time, and the next one
+begins when nothing of the last one's engine is left; after `stop` no process that it started is
+left, however far an order had got. Requirements: ORCH-1101, ORCH-2101, ORCH-2102, ORCH-3001,
+ORCH-3002, ORCH-3010, ORCH-3018, ORCH-3031, OC-POOL-3001, OC-POOL-3003, OC-POOL-3012.
 """
 
 from __future__ import annotations
@@ -15,21 +16,16 @@ import secrets
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
 import structlog
 
 from gpu_telemetry.faults import FaultKind, GpuFault
 from gpu_telemetry.topology import cpus_near, devices_of, placement_labels
-from pool_managerd.backoff import Backoff
 from pool_managerd.engine_ledger import EngineLedger
-from pool_managerd.engine_output import EngineOutput
-from pool_managerd.external_replica import ExternalSupervisor
 from pool_managerd.gpu_presence import gpu_present
 from pool_managerd.gpu_report import GpuReport, RunningEngine, report_of
 from pool_managerd.gpu_watch import GpuWatch
 from pool_managerd.host_memory import read_host_memory
-from pool_managerd.launch_profiles import runs_on_cpu
 from pool_managerd.launched_replica import LaunchedSupervisor
 from pool_managerd.memory_estimate import Room
 from pool_managerd.observer import Cause, CauseCode, DeviceFault, ReplicaObserver
@@ -37,7 +33,8 @@ from pool_managerd.preload_check import PreloadCheck
 from pool_managerd.processes import kill_carriers
 from pool_managerd.replica import Replica, ReplicaView
 from pool_managerd.replica_state import ReplicaState
-from pool_managerd.settings import PoolSettings
+from pool_managerd.settings import ExternalReplica, PoolSettings
+from pool_managerd.supervisors import Supervisor, SupervisorFactory
 from worker_adapters.adapter_api.types import EngineAdapter
 
 # From SIGKILL to gone takes milliseconds, for a process that can die at all.
@@ -77,15 +74,16 @@ class PoolHealthView:
     replicas: tuple[ReplicaView, ...]
 
 
-class _Supervisor(Protocol):
-    @property
-    def replica(self) -> Replica: ...
+@dataclass(slots=True, eq=False)
+class _Seat:
+    """One replica, what it is made from, and who looks after it; nobody while it is stopped."""
 
-    async def run(self) -> None: ...
-
-    def broken(self, cause: Cause) -> None: ...
-
-    async def stop(self, grace_s: float) -> None: ...
+    replica: Replica
+    settings: PoolSettings
+    external: ExternalReplica | None = None
+    supervisor: Supervisor | None = None
+    work: asyncio.Task[None] | None = None
+    ending: asyncio.Task[None] | None = None  # of the last supervisor and its engine
 
 
 class PoolHost:
@@ -107,22 +105,27 @@ class PoolHost:
         host_memory: Callable[[], Room | None] = read_host_memory,
     ) -> None:
         self._pools = {pool.id: pool for pool in pools}
-        self._adapters = adapters
         self._observer = observer
-        self._cpu_carve_out = cpu_carve_out
         self._run_dir = run_dir
         self._clock = clock
-        self._jitter = jitter
-        self._has_gpu = has_gpu
         self._marker = secrets.token_hex(16)
         self._ledger = EngineLedger(run_dir / "engines.json", self._marker)
         self._gpus = GpuWatch(0) if gpus is None else gpus
         self._gpus.owner_of = self._ledger.owner_of
         self._gpus.on_fault = self.device_fault
         self._preload = PreloadCheck(self._gpus.latest, host_memory)
-        self._replicas: dict[str, dict[str, Replica]] = {pool.id: {} for pool in pools}
-        self._supervisors: dict[tuple[str, str], _Supervisor] = {}
-        self._tasks: list[asyncio.Task[None]] = []
+        self._factory = SupervisorFactory(
+            adapters,
+            cpu_carve_out=cpu_carve_out,
+            run_dir=run_dir,
+            clock=clock,
+            jitter=jitter,
+            has_gpu=has_gpu,
+            marker=self._marker,
+            ledger=self._ledger,
+            preload=self._preload,
+        )
+        self._seats: dict[str, dict[str, _Seat]] = {pool.id: {} for pool in pools}
         self._started = False
         self._stopped = False
 
@@ -136,52 +139,106 @@ class PoolHost:
         first = [pool for pool in self._pools.values() if pool.preload]
         later = [pool for pool in self._pools.values() if not pool.preload]
         for pool in first:
-            self._populate(pool)
-        awaited = [replica for pool in first for replica in self._replicas[pool.id].values()]
-        for supervisor in self._supervisors.values():
-            self._run(supervisor, [])
-        preloading = set(self._supervisors)
+            self._populate(pool, [])
+        awaited = [seat.replica for pool in first for seat in self._seats[pool.id].values()]
         for pool in later:
-            self._populate(pool)
-        for key, supervisor in self._supervisors.items():
-            if key not in preloading:
-                self._run(supervisor, awaited)
+            self._populate(pool, awaited)
 
     async def stop(self, deadline_s: float) -> None:
         """End every engine that we started: SIGTERM, SIGKILL after `deadline_s` seconds; returns
         when nothing is left. Idempotent."""
         self._stopped = True
         await self._gpus.stop()
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
-        self._tasks.clear()
-        supervisors, self._supervisors = list(self._supervisors.values()), {}
+        seats = [seat for pool in self._seats.values() for seat in pool.values()]
         try:
             async with asyncio.timeout(deadline_s + KILL_WAIT_S):
-                await asyncio.gather(*(supervisor.stop(deadline_s) for supervisor in supervisors))
+                await asyncio.gather(*(self._end(seat, deadline_s) for seat in seats))
         except TimeoutError:
             # A process inside a hung driver cannot be killed; the service must end all the same.
             _log.error("engines.unkillable", run_dir=str(self._run_dir))
-        for replicas in self._replicas.values():
-            for replica in replicas.values():
-                replica.stopped()  # those that never had a supervisor
+        for seat in seats:
+            seat.replica.stopped()  # those that never had a supervisor
         kill_carriers(self._marker)
         self._ledger.clear()
+
+    # --- orders ------------------------------------------------------------------------------
+
+    def add_pool(self, pool: PoolSettings) -> None:
+        """Another pool, whose replicas begin to preload. Raises ValueError for a known id."""
+        if pool.id in self._pools:
+            raise ValueError(f"pool {pool.id} exists already")
+        self._pools[pool.id] = pool
+        self._seats[pool.id] = {}
+        if self._started:
+            self._populate(pool, [])
+
+    async def remove_pool(self, pool_id: str, grace_s: float) -> None:
+        """End its engines, SIGKILL after `grace_s` seconds, and forget it. Raises KeyError for an
+        unknown pool."""
+        await asyncio.gather(
+            *(self.remove_replica(pool_id, name, grace_s) for name in list(self._seats[pool_id]))
+        )
+        del self._pools[pool_id], self._seats[pool_id]
+
+    def add_replicas(self, pool_id: str, settings: PoolSettings, ids: Sequence[str]) -> None:
+        """Launch more replicas beside those of the pool, by `settings` (another model, say).
+        Raises KeyError for an unknown pool, ValueError for a known replica."""
+        seats = self._seats[pool_id]
+        for replica_id in ids:
+            if replica_id in seats:
+                raise ValueError(f"replica {pool_id}/{replica_id} exists already")
+        for replica_id in ids:
+            self._begin(self._seat(settings, replica_id), [])
+
+    def drain_replica(self, pool_id: str, replica_id: str) -> bool:
+        """It finishes what runs and is shown as Draining; False where it was not Ready. Raises
+        KeyError for an unknown one, as all orders do."""
+        return self._seats[pool_id][replica_id].replica.drain()
+
+    def lift_replica(self, pool_id: str, replica_id: str) -> bool:
+        """It is Ready again; False where it was not Draining."""
+        return self._seats[pool_id][replica_id].replica.lift()
+
+    async def stop_replica(
+        self, pool_id: str, replica_id: str, grace_s: float, message: str
+    ) -> None:
+        """It stops, for the reason in `message`: an engine of ours ends (SIGKILL after `grace_s`
+        seconds), one of somebody else's is left alone. Returns when nothing is left; idempotent."""
+        seat = self._seats[pool_id][replica_id]
+        seat.replica.drained(seat.replica.cause(CauseCode.DRAINED, message))
+        await self._end(seat, grace_s)
+
+    def start_replica(self, pool_id: str, replica_id: str) -> None:
+        """A stopped replica starts again, once nothing is left of its engine; any other goes on as
+        it is."""
+        seat = self._seats[pool_id][replica_id]
+        if seat.supervisor is None and not self._stopped:
+            self._begin(seat, [])
+
+    async def remove_replica(self, pool_id: str, replica_id: str, grace_s: float) -> None:
+        """It stops and is forgotten; nothing happens to one that is not known."""
+        seat = self._seats[pool_id].get(replica_id)
+        if seat is None:
+            return
+        seat.replica.drained(seat.replica.cause(CauseCode.DRAINED, "the replica was removed"))
+        await self._end(seat, grace_s)
+        self._seats[pool_id].pop(replica_id, None)
+
+    # --- what others notice ------------------------------------------------------------------
 
     def report_broken(self, pool_id: str, replica_id: str) -> None:
         """Dispatch saw a connection break: the replica is lost at once, and Ready again as soon as
         it has answered a probe. An unknown replica is ignored."""
-        supervisor = self._supervisors.get((pool_id, replica_id))
-        if supervisor is not None and not self._stopped:
+        supervisor = self._supervisor(pool_id, replica_id)
+        if supervisor is not None:
             message = f"a task's connection to {supervisor.replica.url} broke"
             supervisor.broken(Cause(CauseCode.CONNECTION, message, self._clock()))
 
     def report_doubtful(self, pool_id: str, replica_id: str) -> None:
         """Dispatch saw a task fail in a way that may be the engine's: it is probed now, and lost
         only if it does not answer well. An unknown replica is ignored."""
-        supervisor = self._supervisors.get((pool_id, replica_id))
-        if supervisor is not None and not self._stopped:
+        supervisor = self._supervisor(pool_id, replica_id)
+        if supervisor is not None:
             supervisor.replica.stir()
 
     def device_fault(self, fault: GpuFault) -> None:
@@ -191,12 +248,15 @@ class PoolHost:
             return
         host, seen = self._gpus.latest(), self._gpus.engines_on(fault.index)
         message = f"GPU {fault.index} ({fault.uuid or 'no UUID'}): {fault.message}"
-        for key, supervisor in list(self._supervisors.items()):
-            if not isinstance(supervisor, LaunchedSupervisor):
-                continue  # whoever runs an external engine knows its GPUs
-            masked = devices_of(self._pools[key[0]].devices, host)
-            if key in seen or any(device.index == fault.index for device in masked):
-                supervisor.device_fault(_GPU_FAULTS[fault.kind], message)
+        for pool_id, seats in self._seats.items():
+            masked = devices_of(self._pools[pool_id].devices, host)
+            for replica_id, seat in list(seats.items()):
+                supervisor = seat.supervisor
+                if not isinstance(supervisor, LaunchedSupervisor):
+                    continue  # whoever runs an external engine knows its GPUs
+                on_it = any(device.index == fault.index for device in masked)
+                if on_it or (pool_id, replica_id) in seen:
+                    supervisor.device_fault(_GPU_FAULTS[fault.kind], message)
 
     def gpus(self) -> GpuReport:
         """The GPUs of this host and the engines on them, as of the last look."""
@@ -209,7 +269,7 @@ class PoolHost:
 
     def health(self, pool_id: str) -> PoolHealthView:
         """A pool as it is now. Raises KeyError for an unknown one."""
-        replicas = tuple(replica.view() for replica in self._replicas[pool_id].values())
+        replicas = tuple(seat.replica.view() for seat in self._seats[pool_id].values())
         states = {replica.state for replica in replicas}
         state = next(
             (public for own, public in _BEST_FIRST if own in states), ReplicaState.UNLOADED
@@ -218,96 +278,78 @@ class PoolHost:
         return PoolHealthView(
             live=self._started and not self._stopped,
             ready=state is ReplicaState.READY,
-            draining=False,
+            draining=state is ReplicaState.DRAINING,
             state=str(state),
             last_error=max(errors, key=lambda cause: cause.at_ms, default=None),
             replicas=replicas,
         )
 
-    def _populate(self, pool: PoolSettings) -> None:
-        """Make the pool's replicas, and a supervisor for each that may run."""
-        adapter = self._adapters.get(pool.engine)
-        for external in pool.external:
-            replica = self._replica(pool, external.id, external.labels)
-            if adapter is None:
-                self._refuse_adapter(pool, replica)
-                continue
-            try:
-                supervisor = ExternalSupervisor(replica, pool, external, adapter, self._clock)
-            except ValueError as error:
-                replica.fail(replica.cause(CauseCode.ADAPTER, f"{external.url}: {error}"))
-                continue
-            self._supervisors[pool.id, external.id] = supervisor
-        launch = pool.launch
-        if launch is None:
+    # --- seats -------------------------------------------------------------------------------
+
+    def _populate(self, pool: PoolSettings, awaited: Sequence[Replica]) -> None:
+        """The pool's replicas begin, after the first outcome of those that are `awaited`."""
+        seats = [self._seat(pool, external.id, external) for external in pool.external]
+        if pool.launch is not None:
+            self._factory.announce(pool)
+            numbers = range(pool.launch.count)
+            seats += [self._seat(pool, f"{pool.id}-{number}") for number in numbers]
+        for seat in seats:
+            self._begin(seat, awaited)
+
+    def _seat(
+        self, settings: PoolSettings, replica_id: str, external: ExternalReplica | None = None
+    ) -> _Seat:
+        labels = () if external is None else external.labels
+        replica = Replica(settings.id, replica_id, labels, self._observer, self._clock)
+        seat = self._seats[settings.id][replica_id] = _Seat(replica, settings, external)
+        return seat
+
+    def _supervisor(self, pool_id: str, replica_id: str) -> Supervisor | None:
+        seat = self._seats.get(pool_id, {}).get(replica_id)
+        return None if seat is None or self._stopped else seat.supervisor
+
+    def _begin(self, seat: _Seat, awaited: Sequence[Replica]) -> None:
+        """A supervisor takes the replica on, once nothing is left of the last one."""
+        replica, ending = seat.replica, seat.ending
+        supervisor = self._factory.make(replica, seat.settings, seat.external)
+        if supervisor is None:
             return
-        default_on_cpu = runs_on_cpu(pool, launch)
-        on_cpu = default_on_cpu or not self._has_gpu()
-        if on_cpu and self._cpu_carve_out:
-            _log.warning(
-                "pool.cpu_carve_out",
-                pool_id=pool.id,
-                advice="INFERENCE ON CPU: platform.cpu_carve_out is on; for demos and CI only",
-            )
-        for number in range(launch.count):
-            replica = self._replica(pool, f"{pool.id}-{number}", ())
-            if adapter is None:
-                self._refuse_adapter(pool, replica)
-            elif on_cpu and not self._cpu_carve_out:
-                why = (
-                    "the default launcher runs on the CPU"
-                    if default_on_cpu
-                    else "this host has no NVIDIA GPU"
-                )
-                replica.fail(
-                    replica.cause(
-                        CauseCode.CARVE_OUT,
-                        f"pool {pool.id} is not launched: {why}, and inference on a CPU needs "
-                        "platform.cpu_carve_out: true (for demos and CI only)",
-                    )
-                )
-            else:
-                self._supervisors[pool.id, replica.id] = LaunchedSupervisor(
-                    replica,
-                    pool,
-                    launch,
-                    adapter,
-                    self._clock,
-                    # Ends in a character of its own, so that no marker is the start of another.
-                    marker=f"{self._marker}:{pool.id}/{replica.id};",
-                    ledger=self._ledger,
-                    output=EngineOutput(self._run_dir / f"{replica.id}.log"),
-                    backoff=Backoff(self._jitter),
-                    preload=self._preload,
-                )
 
-    def _replica(
-        self, pool: PoolSettings, replica_id: str, labels: tuple[tuple[str, str], ...]
-    ) -> Replica:
-        replica = Replica(pool.id, replica_id, labels, self._observer, self._clock)
-        self._replicas[pool.id][replica_id] = replica
-        return replica
-
-    def _refuse_adapter(self, pool: PoolSettings, replica: Replica) -> None:
-        known = ", ".join(sorted(self._adapters)) or "none"
-        message = f"no adapter for engine {pool.engine!r} of pool {pool.id} (there are: {known})"
-        replica.fail(replica.cause(CauseCode.ADAPTER, message))
-
-    def _run(self, supervisor: _Supervisor, awaited: Sequence[Replica]) -> None:
         async def run() -> None:
-            for replica in awaited:
-                await replica.first_outcome.wait()
+            if ending is not None:
+                await asyncio.shield(ending)
+            for other in awaited:
+                await other.first_outcome.wait()
             if isinstance(supervisor, LaunchedSupervisor):
                 await self._gpus.looked()
-                mask = self._pools[supervisor.replica.pool_id].devices
-                supervisor.replica.placed(placement_labels(mask, self._gpus.latest()))
+                mask = seat.settings.devices
+                replica.placed(placement_labels(mask, self._gpus.latest()))
                 supervisor.cpus = cpus_near(mask, self._gpus.latest())
             await supervisor.run()
 
-        replica = supervisor.replica
-        task = asyncio.create_task(run(), name=f"replica {replica.pool_id}/{replica.id}")
-        task.add_done_callback(_report_defect)
-        self._tasks.append(task)
+        seat.supervisor = supervisor
+        seat.work = asyncio.create_task(run(), name=f"replica {replica.pool_id}/{replica.id}")
+        seat.work.add_done_callback(_report_defect)
+
+    async def _end(self, seat: _Seat, grace_s: float) -> None:
+        """Nobody looks after the replica any more, and nothing of its engine is left. Not cut short
+        when the caller is: the engine must not outlive its supervision."""
+        supervisor, work = seat.supervisor, seat.work
+        if supervisor is not None and work is not None:
+            seat.supervisor = seat.work = None
+            before = seat.ending
+
+            async def end() -> None:
+                work.cancel()
+                await asyncio.gather(work, return_exceptions=True)
+                if before is not None:
+                    await before
+                await supervisor.stop(grace_s)
+                self._preload.release((seat.replica.pool_id, seat.replica.id))
+
+            seat.ending = asyncio.create_task(end(), name=f"end of {seat.replica.id}")
+        if seat.ending is not None:
+            await asyncio.shield(seat.ending)
 
 
 def _report_defect(task: asyncio.Task[None]) -> None:
