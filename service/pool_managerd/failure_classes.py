@@ -101,7 +101,10 @@ PATTERNS = (
     ),
     # cudaGetErrorString, as ggml and PyTorch print it; vLLM issues 24430, 28714.
     Pattern(
-        CauseCode.CUDA_ERROR, rb"CUDA error: |CUDA error \d+ at ", True, unless=rb"out of memory"
+        CauseCode.CUDA_ERROR,
+        rb"CUDA error: |CUDA error \d+ at ",
+        lasting=True,
+        unless=rb"out of memory|STATUS_ALLOC_FAILED",
     ),
     Pattern(
         CauseCode.CUDA_ERROR,
@@ -146,9 +149,10 @@ _HINT = re.compile(
 
 
 def _compiled(pattern: Pattern) -> re.Pattern[bytes]:
-    without = b"(?!.*" + pattern.unless + b")" if pattern.unless else b""
-    # Within the first 240 bytes, before any quotation mark or brace.
-    return re.compile(without + rb"[^'\"`{}]{0,240}?(?:" + pattern.text + rb")")
+    without = b"(?!.*(?:" + pattern.unless + b"))" if pattern.unless else b""
+    # Within the first 240 bytes, before any quotation mark or brace; an apostrophe is neither.
+    before = rb"(?:[^'\"`{}]|(?<=\w)'(?=\w)){0,240}?"
+    return re.compile(without + before + b"(?:" + pattern.text + b")")
 
 
 _COMPILED = tuple((pattern, _compiled(pattern)) for pattern in PATTERNS)
