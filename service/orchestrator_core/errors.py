@@ -56,7 +56,8 @@ class Refusal:
     """A typed "no", at admission or later; the api layer turns it into status and envelope.
 
     `retry_after_ms` is None where coming back later does not help. `policy_label` names the
-    policy that decided, where one did (ORCH-2007).
+    policy that decided, where one did (ORCH-2007). `figures` are the numbers that the check
+    compared, by names that carry their units.
     """
 
     code: Code
@@ -67,6 +68,7 @@ class Refusal:
     policy_label: str | None = None
     engine: str | None = None
     pool_id: str | None = None
+    figures: tuple[tuple[str, float | str], ...] = ()
 
 
 class InvariantViolation(Exception):

@@ -503,6 +503,7 @@ class Scheduler(Relocation):
             retriable=True, policy_label=Reason.PREEMPTED.value,
             retry_after_ms=max(1, min(pool.start_delay_ms(0, now_ms), MAX_RETRY_MS)),
             engine=task.engine, pool_id=pool.spec.id,
+            figures=(("for_priority", urgent.priority.value),),
         )  # fmt: skip
         effects.append(Ended(task.key, refusal, preempted=True))
 
@@ -519,6 +520,11 @@ class Scheduler(Relocation):
             policy_label=pool.spec.full_policy.value,
             engine=pool.spec.engine,
             pool_id=pool.spec.id,
+            figures=(
+                ("waiting", len(pool.queue)),
+                ("queue_capacity", pool.queue.capacity),
+                ("for_priority", newcomer.priority.value),
+            ),
         )
         above = newcomer.priority.rank < live.task.priority.rank
         preempted = above and pool.spec.preemption.mode is not PreemptionMode.OFF

@@ -115,7 +115,11 @@ def _size_refusal(task: Task, pools: Sequence[Pool]) -> Refusal | None:
         )
     else:
         return None
-    return Refusal(Code.INVALID_PARAMS, Reason.CONTEXT, problem, engine=task.engine)
+    return Refusal(
+        Code.INVALID_PARAMS, Reason.CONTEXT, problem, engine=task.engine,
+        figures=(("ctx", task.ctx), ("ctx_offered", offered),
+                 ("prompt_tokens", task.prompt_tokens), ("max_tokens", task.max_tokens)),
+    )  # fmt: skip
 
 
 def _readiness_refusal(task: Task, pools: Sequence[Pool]) -> Refusal:
@@ -156,8 +160,9 @@ def _place_in(
             who = "client" if reason is Reason.RATE_LIMIT else f"tenant {task.tenant!r}"
             message = f"the {who} exceeds its {rps:g} requests per second"
             return _backpressure(
-                pool, Code.ADMISSION_REJECT, reason, reason.value, wait_ms, message
-            )
+                pool, Code.ADMISSION_REJECT, reason, reason.value, wait_ms, message,
+                limit_rps=rps, wait_ms=wait_ms,
+            )  # fmt: skip
     # Completions are checked and charged with prompt + max_tokens; the others decode nothing.
     decoded = task.max_tokens if task.workload is Workload.COMPLETION else 0
     tokens = task.prompt_tokens + decoded
@@ -200,27 +205,29 @@ def _quota_refusal(pool: Pool, task: Task, tokens: int, now_ms: int) -> Refusal 
     if limit is not None and tokens > limit:
         return _beyond_quota(
             pool, f"tokens_per_minute: the task may take {tokens} tokens",
-            f"is granted {limit} a minute", task,
+            f"is granted {limit} a minute", task, limit_tokens_per_min=limit, tokens=tokens,
         )  # fmt: skip
     if wait_ms := pool.tokens.wait_ms(policy, tokens, now_ms):
         return _backpressure(
             pool, Code.ADMISSION_REJECT, Reason.QUOTA, Reason.QUOTA.value, wait_ms,
             f"tokens_per_minute: tenant {task.tenant!r} has used up its {limit} tokens per minute",
+            limit_tokens_per_min=limit or 0, tokens=tokens, wait_ms=wait_ms,
         )  # fmt: skip
     need_bytes = pool.kv_bytes(task.ctx)
     if policy.kv_bytes is not None and need_bytes > policy.kv_bytes:
         return _beyond_quota(
             pool, f"kv_bytes: a context of {task.ctx} tokens takes {need_bytes} bytes",
-            f"is granted {policy.kv_bytes}", task,
+            f"is granted {policy.kv_bytes}", task, limit_bytes=policy.kv_bytes, kv_bytes=need_bytes,
         )  # fmt: skip
     return None
 
 
-def _beyond_quota(pool: Pool, problem: str, granted: str, task: Task) -> Refusal:
+def _beyond_quota(pool: Pool, problem: str, granted: str, task: Task, **figures: float) -> Refusal:
     """A task that its tenant's quota never lets pass, whenever it comes."""
     return Refusal(
         Code.ADMISSION_REJECT, Reason.QUOTA, f"{problem}, tenant {task.tenant!r} {granted}",
         policy_label=Reason.QUOTA.value, engine=pool.spec.engine, pool_id=pool.spec.id,
+        figures=tuple(figures.items()),
     )  # fmt: skip
 
 
@@ -248,7 +255,8 @@ def _deadline_refusal(
         pool, Code.DEADLINE_UNMET, Reason.DEADLINE, None, promise_ms - slack_ms,
         f"deadline_ms: {task.deadline_at_ms - task.arrived_ms} cannot be met; "
         f"the earliest that can be promised is {earliest_ms}",
-        retriable=helps,
+        retriable=helps, deadline_ms=task.deadline_at_ms - task.arrived_ms, earliest_ms=earliest_ms,
+        predicted_start_ms=start_ms, service_ms=service_ms, slack_ms=slack_ms - promise_ms,
     )  # fmt: skip
 
 
@@ -263,15 +271,17 @@ def _full(pool: Pool, task: Task, now_ms: int) -> Refusal:
         policy.value, pool.start_delay_ms(0, now_ms),
         f"the {full} of pool {pool.spec.id} is full ({len(queue)} waiting) and its policy "
         f"{policy.value} makes no room",
+        waiting=len(queue), queue_capacity=queue.capacity, class_waiting=queue.depth(priority),
+        class_capacity=capacity,
     )  # fmt: skip
 
 
 def _backpressure(
     pool: Pool, code: Code, reason: Reason, label: str | None, retry_ms: int, message: str,
-    *, retriable: bool = True,
+    *, retriable: bool = True, **figures: float,
 ) -> Refusal:  # fmt: skip
     return Refusal(
         code, reason, message, retriable=retriable, policy_label=label,
         retry_after_ms=max(1, min(retry_ms, MAX_RETRY_MS)),
-        engine=pool.spec.engine, pool_id=pool.spec.id,
+        engine=pool.spec.engine, pool_id=pool.spec.id, figures=tuple(figures.items()),
     )  # fmt: skip
