@@ -234,6 +234,24 @@ def test_indices_stay_when_a_gpu_is_gone_and_the_driver_numbers_anew(
     assert [device.lost for device in devices] == [OFF_THE_BUS, None, None]
 
 
+def test_a_new_gpu_never_takes_the_index_of_one_that_is_known(
+    nvml: ScriptedNvml, reader: NvmlReader, clock: Clock
+) -> None:
+    nvml.gpus(Gpu(0), Gpu(1))
+    reader.look()
+    nvml.gpus(Gpu(0, {"lost": stub.LOST, "gone": 1}), Gpu(1), Gpu(2))
+    reader.look()
+    clock.now_s += REOPEN_S
+
+    devices = reader.look().devices
+
+    assert [(device.index, device.uuid) for device in devices] == [
+        (0, uuid_of(0)),
+        (1, uuid_of(1)),
+        (2, uuid_of(2)),
+    ]
+
+
 def test_a_gpu_lost_before_the_first_look_has_a_number_and_comes_back_with_its_name(
     nvml: ScriptedNvml, reader: NvmlReader, clock: Clock
 ) -> None:

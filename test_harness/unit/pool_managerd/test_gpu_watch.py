@@ -85,10 +85,11 @@ def test_a_look_reaches_the_loop_from_a_thread_of_its_own() -> None:
 
 @pytest.mark.req("ORCH-3053", partial="the circuit breaker")
 def test_a_device_that_is_lost_and_comes_back_is_told_once_each() -> None:
-    script = Script([HostGpus((device,)) for device in (WELL, LOST, LOST, WELL)])
+    last = replace(WELL, utilization_percent=1)
+    script = Script([HostGpus((device,)) for device in (WELL, LOST, LOST, WELL, last)])
 
     with capture_logs() as logs:
-        _, faults = until(script, lambda _: script.looks > 5)
+        _, faults = until(script, lambda w: w.latest().devices == (last,))
 
     assert [(fault.kind, fault.index, fault.fatal) for fault in faults] == [
         (FaultKind.LOST, 0, True),
@@ -129,12 +130,13 @@ def test_errors_between_two_looks_are_no_news_about_the_devices() -> None:
 
 
 def test_a_host_without_a_driver_is_told_once_and_looked_at_again() -> None:
-    script = Script([NvmlUnavailable("no NVIDIA driver is installed here")])
+    absent = NvmlUnavailable("no NVIDIA driver is installed here")
+    script = Script([absent, absent, absent, HostGpus((WELL,), "580")])
 
     with capture_logs() as logs:
-        watch, _ = until(script, lambda _: script.looks > 3)
+        watch, _ = until(script, looked)
 
-    assert watch.latest() == HostGpus(message="no NVIDIA driver is installed here")
+    assert watch.latest() == HostGpus((WELL,), "580")
     lines = [line for line in logs if line["event"] == "gpu.telemetry_unavailable"]
     assert [(line["log_level"], line["cause"]) for line in lines] == [
         ("info", "no NVIDIA driver is installed here")
@@ -164,7 +166,10 @@ def stuck() -> Iterator[Script]:
 def test_a_driver_that_hangs_is_said_to_and_stops_neither_the_loop_nor_the_end(
     stuck: Script,
 ) -> None:
-    watch, _ = until(stuck, lambda w: "not answered" in (w.latest().message or ""), hang_s=0.01)
+    def hangs(watch: GpuWatch) -> bool:
+        return bool(stuck.threads) and "not answered" in (watch.latest().message or "")
+
+    watch, _ = until(stuck, hangs, hang_s=0.01)
 
     assert watch.latest().message == "the NVIDIA driver has not answered for 0.01 s"
     assert (stuck.looks, stuck.closed, len(stuck.threads)) == (0, False, 1)
