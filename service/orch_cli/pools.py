@@ -1,14 +1,19 @@
-"""`llama-orch pools`, `drain` and `reload`: how pools are, and changing them (ORCH-2103)."""
+"""`llama-orch pools`, `drain` and `reload`: how pools are, and changing them (ORCH-2103).
+
+`pools` by itself, or with names, is `pools show`; `pools plan` needs no service.
+"""
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from msgspec import UNSET
+from typer.core import TyperGroup
 
 from orch_cli.exit_codes import EPILOG, ExitCode
 from orch_cli.output import Output
+from orch_cli.pool_plan import plan
 from orch_cli.profiles import JsonOption, ProfileOption, UrlOption, choose
 from orchcontrol_v1.types import DrainRequest, PoolHealth, ReloadRequest
 from orchqueue_v1.transport import OrchError
@@ -16,7 +21,28 @@ from orchqueue_v1.transport import OrchError
 PoolId = Annotated[str, typer.Argument(metavar="POOL", help="The pool.")]
 
 
-def pools(
+class ShownByDefault(TyperGroup):
+    """Commands of which `show` may be left out: `pools`, `pools POOL`, `pools --json`."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Put `show` where no command is named."""
+        if not args or args[0] not in {*self.commands, "-h", "--help"}:
+            args = ["show", *args]
+        return super().parse_args(ctx, args)
+
+
+group = typer.Typer(
+    cls=ShownByDefault,
+    help="Show how pools are, or `plan` what would run.\n\nExample: llama-orch pools llama3-8b",
+    epilog=EPILOG,
+    rich_markup_mode=None,
+    subcommand_metavar="[show] [POOL]... | plan",
+)
+group.command("plan", epilog=EPILOG)(plan)
+
+
+@group.command("show", epilog=EPILOG)
+def show(
     pool_ids: Annotated[
         list[str] | None, typer.Argument(metavar="[POOL]...", help="Only these pools.")
     ] = None,
@@ -109,6 +135,6 @@ def _yes(value: object) -> str:
 
 def register(app: typer.Typer) -> None:
     """Add `pools`, `drain` and `reload` to the command line."""
-    app.command("pools", epilog=EPILOG)(pools)
+    app.add_typer(group, name="pools")
     app.command("drain", epilog=EPILOG)(drain)
     app.command("reload", epilog=EPILOG)(reload)

@@ -14,10 +14,10 @@ from __future__ import annotations
 import os
 import shutil
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from pool_managerd.cpu_affinity import cpu_list
-from pool_managerd.launch_profiles import LaunchProfile, LaunchRefused, LaunchRequest, profile_of
+from pool_managerd.launch_profiles import LaunchRefused, LaunchRequest, profile_of
 from pool_managerd.model_files import find_model, verified_digest
 from pool_managerd.preload_check import LaunchPlan
 from pool_managerd.settings import LaunchSettings, PoolSettings
@@ -49,6 +49,33 @@ def engine_command(
     Raises `LaunchRefused` for a bad placeholder, for what the engine cannot do, and where its
     program is not installed; `ModelUnavailable`.
     """
+    words = engine_words(pool, launch, replica_id, port, plan, second_port=second_port)
+    if launch.command is None:
+        missing = missing_program(pool, launch)
+        if missing is not None:
+            raise LaunchRefused(missing)
+        if profile_of(pool, launch).on_cpu:
+            return [*words, "--parent-pid", str(os.getpid())]
+    return _with_parent(words, cpus)
+
+
+def engine_words(
+    pool: PoolSettings,
+    launch: LaunchSettings,
+    replica_id: str,
+    port: int,
+    plan: LaunchPlan | None = None,
+    *,
+    second_port: int = 0,
+    verify: bool = True,
+) -> list[str]:
+    """The engine's own command line, without what makes it end with us; nothing is looked for but
+    the model's file, whose digest is proved where `verify` says so.
+
+    Raises `LaunchRefused` for a bad placeholder and for what the engine cannot do;
+    `ModelUnavailable`.
+    """
+    named = model_argument if verify else _model_name
     ctx = pool.ctx if plan is None else plan.ctx
     configured = [*(launch.command or ()), *launch.args]
     values: dict[str, object] = {
@@ -61,7 +88,7 @@ def engine_command(
         "model": pool.model,
     }
     if any("{model}" in part for part in configured):
-        values["model"] = model_argument(pool.model)
+        values["model"] = named(pool.model)
     try:
         own = [part.format_map(values) for part in launch.command or ()]
         arguments = [part.format_map(values) for part in launch.args]
@@ -71,28 +98,36 @@ def engine_command(
             + " ".join(f"{{{name}}}" for name in values)
         ) from None
     if launch.command is not None:
-        return _with_parent([*own, *arguments], cpus)
+        return [*own, *arguments]
     profile = profile_of(pool, launch)
-    request = launch_request(pool, launch, port, plan, second_port=second_port, verify=True)
-    program = _program(profile, launch)
-    command = [*profile.command(program, request), *arguments]
-    return command if profile.on_cpu else _with_parent(command, cpus)
+    request = _request(pool, launch, plan, named, port, second_port)
+    return [*profile.command(launch.program or profile.program, request), *arguments]
 
 
-def launch_request(
+def missing_program(pool: PoolSettings, launch: LaunchSettings) -> str | None:
+    """Why the profile's program cannot be run here and what to install; None where it can be.
+    Raises `LaunchRefused` for an engine without a profile."""
+    profile = profile_of(pool, launch)
+    program = launch.program or profile.program
+    if shutil.which(program) is not None:
+        return None
+    key = "launch.program" if launch.program else "PATH"
+    return (
+        f"the engine {profile.engine} is not installed here: {key} has no program {program!r}; "
+        f"{profile.install}, or give launch.command"
+    )
+
+
+def _request(
     pool: PoolSettings,
     launch: LaunchSettings,
-    port: int,
     plan: LaunchPlan | None,
-    *,
+    named: Callable[[str], str],
+    port: int = 0,
     second_port: int = 0,
-    verify: bool = False,
 ) -> LaunchRequest:
-    """What a profile makes the command and the environment from. `verify` reads all of the model's
-    file to prove its digest. Raises `LaunchRefused` and `ModelUnavailable`."""
-    profile = profile_of(pool, launch)
-    # Our launcher finds and proves the model itself.
-    named = str if profile.on_cpu else (model_argument if verify else _model_name)
+    if profile_of(pool, launch).on_cpu:
+        named = str  # our launcher finds and proves the model itself
     return LaunchRequest(
         pool=pool,
         launch=launch,
@@ -137,7 +172,7 @@ def profile_environment(
     if launch.command is not None:
         return {}
     profile = profile_of(pool, launch)
-    return profile.environment(launch_request(pool, launch, 0, plan))
+    return profile.environment(_request(pool, launch, plan, _model_name))
 
 
 def model_argument(model: str) -> str:
@@ -153,17 +188,6 @@ def _model_name(model: str) -> str:
     if model.startswith("repo:"):
         return model.removeprefix("repo:")
     return str(find_model(model).path)
-
-
-def _program(profile: LaunchProfile, launch: LaunchSettings) -> str:
-    program = launch.program or profile.program
-    if shutil.which(program) is None:
-        key = "launch.program" if launch.program else "PATH"
-        raise LaunchRefused(
-            f"the engine {profile.engine} is not installed here: {key} has no program {program!r}; "
-            f"{profile.install}, or give launch.command"
-        )
-    return program
 
 
 def _with_parent(command: list[str], cpus: Sequence[int]) -> list[str]:

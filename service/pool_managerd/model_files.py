@@ -59,7 +59,7 @@ def find_model(model: str) -> ModelFile:
     if named is None:
         raise ModelUnavailable(f"model {model!r} names no file")
     path = Path(named["path"])
-    if not path.is_file():
+    if not path.exists():  # vLLM and TGI take a directory
         raise ModelMissing(f"model file {path} does not exist")
     return ModelFile(path.absolute(), named["sha256"].lower() if named["sha256"] else None)
 

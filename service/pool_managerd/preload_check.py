@@ -13,7 +13,7 @@ ORCH-3039, ORCH-3052, OC-POOL-3002, OC-POOL-3021.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -48,16 +48,38 @@ class DoesNotFit(Exception):
 @dataclass(frozen=True, slots=True)
 class LaunchPlan:
     """What to start: `slots` None leaves them to the engine. `result` is None where there is no
-    estimate, and `unchecked` then says why."""
+    estimate, and `unchecked` then says why; `available` is what it was compared with."""
 
     slots: int | None
     ctx: int
     result: Fit | Shortfall | None = None
+    available: Available | None = None
     unchecked: str = ""
 
     @property
     def estimate(self) -> MemoryEstimate | None:
         return None if self.result is None else self.result.estimate
+
+    @property
+    def reduced(self) -> bool:
+        """Whether that is less than what is configured."""
+        return isinstance(self.result, Fit) and self.result.reduced
+
+    @property
+    def rooms(self) -> Mapping[str, Room]:
+        """Free memory by place, of those that are known."""
+        if self.available is None:
+            return {}
+        host = self.available.host
+        return {**self.available.devices, **({} if host is None else {HOST: host})}
+
+    @property
+    def kv_tokens_max(self) -> int | None:
+        """Tokens whose KV fits; None where that is not known (ORCH-3052)."""
+        if self.estimate is None or self.available is None:
+            return None
+        seen = self.available
+        return self.estimate.kv_tokens_max(seen.devices, seen.host, seen.headroom_ratio)
 
     @property
     def kv_bytes_per_device(self) -> int | None:
@@ -100,7 +122,7 @@ class PreloadCheck:
                 self._held[owner] = plan.estimate
         if plan.unchecked:
             _log.warning("preload.unchecked", pool_id=pool.id, cause=plan.unchecked)
-        if isinstance(plan.result, Fit) and plan.result.reduced:
+        if plan.reduced:
             _log.warning("preload.reduced", pool_id=pool.id, slots=plan.slots, ctx=plan.ctx)
         return plan
 
@@ -166,12 +188,12 @@ class PreloadCheck:
             pool.memory.slots_min if shrinks and slots is not None else None,
             pool.memory.ctx_min if shrinks else None,
         )
-        result = fit(estimated, wanted, self._available(pool, mask, gpus))
+        available = self._available(pool, mask, gpus)
+        result = fit(estimated, wanted, available)
         if isinstance(result, Shortfall):
-            return LaunchPlan(slots, pool.ctx, result)
-        return LaunchPlan(
-            slots if slots is None else result.estimate.slots, result.estimate.ctx, result
-        )
+            return LaunchPlan(slots, pool.ctx, result, available)
+        fitting = result.estimate
+        return LaunchPlan(slots if slots is None else fitting.slots, fitting.ctx, result, available)
 
     def _geometry(self, model: str) -> ModelGeometry:
         path = find_model(model).path

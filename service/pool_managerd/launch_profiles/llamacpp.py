@@ -12,7 +12,6 @@ slots. Options: llama.cpp, tools/server/README.md. Invariant: see `profile`.
 
 from __future__ import annotations
 
-import os
 import sys
 
 from pool_managerd.launch_profiles.profile import LaunchProfile, LaunchRequest
@@ -46,7 +45,6 @@ def _server_command(program: str, request: LaunchRequest) -> list[str]:
 
 def _launcher_command(program: str, request: LaunchRequest) -> list[str]:
     command = [program, "-P", "-m", "pool_managerd.llamacpp_launcher"]
-    command += ["--parent-pid", str(os.getpid())]
     # The launcher takes the reference itself: it proves the file's digest before it loads it.
     command += ["--model", request.pool.model, "--host", request.host]
     command += ["--port", str(request.port), "--ctx", str(request.ctx)]

@@ -735,6 +735,9 @@ def test_the_self_test_fails_where_the_same_seed_gives_other_bytes() -> None:
         *[[c.name] for c in app.registered_commands if c.name],
         ["config", "validate"],
         ["keys", "hash"],
+        ["pools"],
+        ["pools", "show"],
+        ["pools", "plan"],
     ],
     ids=lambda words: " ".join(words) or "root",
 )

@@ -21,9 +21,9 @@ def test_the_default_is_our_launcher_with_the_pools_model_and_context() -> None:
 
     assert command == [
         *(sys.executable, "-P", "-m", "pool_managerd.llamacpp_launcher"),
-        *("--parent-pid", str(os.getpid())),
         *("--model", "builtin:smollm2", "--host", "127.0.0.1", "--port", "9001", "--ctx", "512"),
         *("--parallel", "4", "--parallel", "2"),  # the last one counts
+        *("--parent-pid", str(os.getpid())),
     ]
 
 

@@ -1,0 +1,103 @@
+"""What would be started, with which memory: `llama-orch pools plan`, without starting anything.
+
+Asked from the command line, on the machine that shall run the pools or on another one. Invariants:
+the commands are those that the supervisors would run (ports aside, which are chosen at the start);
+a value that came with `launch.env` is never shown; replicas are planned one after the other, each
+finding taken what those before it need. Requirements: ORCH-3001, ORCH-3003, ORCH-3012, ORCH-3020.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+
+from pool_managerd.launch_command import (
+    MARKER_VARIABLE,
+    engine_environment,
+    engine_words,
+    missing_program,
+    profile_environment,
+)
+from pool_managerd.launch_profiles import LaunchRefused
+from pool_managerd.memory_fit import Shortfall
+from pool_managerd.model_files import ModelUnavailable
+from pool_managerd.preload_check import LaunchPlan, PreloadCheck
+from pool_managerd.settings import LaunchSettings, PoolSettings
+
+# What comes after such an option, or after its `=`, is not shown.
+_SECRET_OPTION = re.compile(r"-.*(?:api-?key|token|secret|password)(?:=|\Z)", re.IGNORECASE)
+HIDDEN = "***"
+_MASK = frozenset(("CUDA_DEVICE_ORDER", "CUDA_VISIBLE_DEVICES"))
+
+
+@dataclass(frozen=True, slots=True)
+class ReplicaPreview:
+    """One engine that would be started. `environment` has None for values that came with
+    `launch.env`; `refused` says why it would not be started, `notes` what could not be known."""
+
+    pool_id: str
+    replica_id: str
+    command: tuple[str, ...] = ()
+    environment: Mapping[str, str | None] = field(default_factory=dict)
+    plan: LaunchPlan | None = None
+    refused: str | None = None
+    notes: tuple[str, ...] = ()
+
+
+def preview_pools(pools: Iterable[PoolSettings], check: PreloadCheck) -> Iterator[ReplicaPreview]:
+    """Every replica that the pools launch, in the order of the configuration."""
+    for pool in pools:
+        if pool.launch is not None:
+            for number in range(pool.launch.count):
+                yield _preview(pool, pool.launch, f"{pool.id}-{number}", check)
+
+
+def _preview(
+    pool: PoolSettings, launch: LaunchSettings, replica_id: str, check: PreloadCheck
+) -> ReplicaPreview:
+    plan: LaunchPlan | None = None
+    try:
+        plan = check.preview(pool, launch, (pool.id, replica_id))
+        words = engine_words(pool, launch, replica_id, 0, plan, verify=False)
+        environment = engine_environment(
+            pool, launch, "", {}, profile_environment(pool, launch, plan)
+        )
+        missing = None if launch.command is not None else missing_program(pool, launch)
+    except (LaunchRefused, ModelUnavailable) as error:
+        return ReplicaPreview(pool.id, replica_id, plan=plan, refused=str(error))
+    ours = _MASK if pool.devices else frozenset()
+    given = {name for name, _ in launch.env} - ours
+    shown = {
+        name: None if name in given else value
+        for name, value in sorted(environment.items())
+        if name != MARKER_VARIABLE
+    }
+    refused = None
+    if isinstance(plan.result, Shortfall) and pool.memory.check:
+        refused = str(plan.result)
+    notes = [
+        note for note in (missing, plan.unchecked and f"not checked: {plan.unchecked}") if note
+    ]
+    return ReplicaPreview(
+        pool.id,
+        replica_id,
+        tuple(_without_secrets(words)),
+        shown,
+        plan,
+        refused,
+        tuple(notes),
+    )
+
+
+def _without_secrets(words: Iterable[str]) -> Iterator[str]:
+    hide = False
+    for word in words:
+        secret = _SECRET_OPTION.match(word)
+        if hide:
+            yield HIDDEN
+        elif secret is not None and secret[0].endswith("="):
+            yield secret[0] + HIDDEN
+        else:
+            yield word
+        hide = not hide and secret is not None and not secret[0].endswith("=")
