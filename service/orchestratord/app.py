@@ -201,6 +201,7 @@ class Orchestrator:
         self.dispatcher.on_disturbance = self.hub.notice
         self.dispatcher.on_first_token = self.slo.first_token
         self.termination.on_end = self.slo.ended
+        self.scheduling.on_moved = self.dispatcher.moved
         if config.streams.on_disconnect == "cancel":
             self.hub.on_abandoned = self.cancellation.request
         for pool in config.pools:

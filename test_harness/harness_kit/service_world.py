@@ -189,6 +189,7 @@ class Life:
         self.replicas.report_broken = lambda _pool, replica: world.broken(replica)
         self.replicas.report_doubtful = lambda _pool, replica: world.doubtful(replica)
         self.replicas.on_lost = self.dispatcher.lose_replica
+        self.scheduling.on_moved = self.dispatcher.moved
         self.dispatcher.on_disturbance = self.hub.notice
         if setup.cancel_on_disconnect:
             self.hub.on_abandoned = self.cancellation.request

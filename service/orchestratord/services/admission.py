@@ -24,7 +24,8 @@ from orchestrator_core.events import Cancel, Submit
 from orchestrator_core.task import Determinism, Priority, Task, Workload
 from orchestrator_core.value import Value
 from orchestratord.ports.journal import Journal
-from orchestratord.services import records
+from orchestratord.services import decision_log, records
+from orchestratord.services.decision_log import RefusedTasks
 from orchestratord.services.jobs import Job, JobTable, Payload, Phase
 from orchestratord.services.prompt_blocks import prompt_blocks
 from orchestratord.services.replicas import PoolTraits, ReplicaDirectory
@@ -162,6 +163,7 @@ class AdmissionService:
         # Session budgets are charged by the token: an estimate would drift.
         self.exact_counts = exact_counts
         self._asking: set[asyncio.Task[None]] = set()
+        self.refused = RefusedTasks()
         # Set while the service shuts down: the refusal that every new task gets.
         self.closed: Refusal | None = None
 
@@ -264,7 +266,9 @@ class AdmissionService:
             self._decide(draft, profile, prompt, prompt_tokens, arrived_ms, then)
 
     def _refuse(self, draft: Draft, refusal: Refusal, then: Callable[[Outcome], None]) -> None:
-        self._telemetry.rejected(draft.engine, refusal, draft.key, draft.correlation_id)
+        decision = decision_log.refused(self._scheduling.clock_ms(), refusal)
+        self.refused.add(draft.key, draft.priority, decision)
+        self._telemetry.rejected(draft.engine, refusal, _log_fields(draft))
         then(refusal)
 
     def _decide(
@@ -312,6 +316,7 @@ class AdmissionService:
             correlation_id=draft.correlation_id,
             body_digest=draft.body_digest,
             payload=payload,
+            decisions=self.refused.admitted(draft.key),
         )
         # Registered before the step: the core may lease a slot for it at once.
         self._jobs.add(job)
@@ -341,12 +346,26 @@ class AdmissionService:
     def write_down(self, job: Job) -> None:
         """The core admitted the job: its record goes before any other of the same task."""
         task, scheduler = job.task, self._scheduling.scheduler
-        self._telemetry.admitted(job, scheduler.on_time_probability(task.key, task.arrived_ms))
+        admitted_ms = self._scheduling.clock_ms()
+        outlook = scheduler.outlook(task.key, admitted_ms)
+        share = scheduler.share_of(task.key, admitted_ms)
+        assert outlook is not None, "an admitted task is known"
+        assert share is not None, "as above"
+        decision = decision_log.admitted(
+            admitted_ms,
+            job,
+            outlook,
+            scheduler.grounds(task.key),
+            share,
+            self._telemetry.weights(job.pool_id, task.priority, task.tenant),
+            len(self._replicas.matching(task.engine, task.model_ref)),
+        )
+        job.note(decision)
+        self._telemetry.admitted(job, decision)
         session = scheduler.session(task.session_key, task.arrived_ms)
         assert session is not None, "an admitted task has a session"
         assert job.payload is not None, "it has not ended"
         job.session_until_ms = task.arrived_ms + session.ttl_ms_remaining
-        admitted_ms = self._scheduling.clock_ms()
         record = _record(job, job.payload, session.created_ms, session.turns, admitted_ms)
         job.admitted = self._journal.append(records.encode(record))
 
@@ -413,6 +432,20 @@ def _internal(draft: Draft, message: str) -> Refusal:
 
 def _names(pools: list[PoolTraits]) -> str:
     return ", ".join(sorted({repr(pool.spec.sampler_profile_version) for pool in pools}))
+
+
+def _log_fields(draft: Draft) -> dict[str, object]:
+    """What a refused task's line says of it (ORCH-3027, ORCH-3094)."""
+    return {
+        "job_id": draft.task_id,
+        "session_id": draft.session_id,
+        "client_id": draft.client_id,
+        "tenant_id": draft.tenant,
+        "correlation_id": draft.correlation_id,
+        "model_id": draft.model_ref,
+        "priority": draft.priority.value,
+        "deadline_ms": draft.deadline_ms,
+    }
 
 
 def _record(

@@ -24,8 +24,9 @@ from orchestrator_core.events import Aborted, Finished, TokensShown, WorkerLost
 from orchestrator_core.pool import PreemptionMode
 from orchestrator_core.task import Determinism, Workload
 from orchestratord.ports.journal import Journal, JournalError
-from orchestratord.services import records
-from orchestratord.services.failover import PrefixCheck
+from orchestratord.services import decision_log, records
+from orchestratord.services.decisions import Decision, Moved
+from orchestratord.services.failover import PrefixCheck, TakeOverHistory
 from orchestratord.services.jobs import Job, JobTable, Phase
 from orchestratord.services.replicas import Replica, ReplicaDirectory
 from orchestratord.services.scheduling import SchedulingService
@@ -94,6 +95,11 @@ class Dispatcher:
         job.model_digest = replica.properties.model_digest
         self.telemetry.started(job, replica)
         if job.preempted:
+        self._note_start(job, dispatch)
+        if job.displaced:
+            job.displaced = False
+            # Neither the wait nor the work that is done again counts against `timeouts.wall_ms`.
+            job.excused_s = self.monotonic() - job.first_dispatch_s
             self._resume(job)
         elif job.failovers:
             self._tell(job)  # which replica took over
@@ -156,7 +162,7 @@ class Dispatcher:
         job.preemptions += 1
         job.kv_warm = False
         self.telemetry.preempted(job, "hard")
-        log.info("task.preempted", **self.telemetry.log_fields(job), tokens_out=job.log.tokens)
+        self._decided(job, decision_log.preempted(self.scheduling.clock_ms(), job))
         self._tell(job)
 
     def _resume(self, job: Job) -> None:
@@ -166,6 +172,24 @@ class Dispatcher:
         self.telemetry.resumed(job)
         log.info("task.resumed", **self.telemetry.log_fields(job), tokens_out=job.log.tokens)
         self._tell(job)
+
+    def moved(self, job: Job, pool_id: str) -> None:
+        """The core gave a task that does not run to another pool."""
+        at_ms = self.scheduling.clock_ms()
+        decision = Moved(at_ms, "pool", from_pool_id=job.pool_id, pool_id=pool_id)
+        job.pool_id = pool_id
+        self._decided(job, decision)
+
+    def _note_start(self, job: Job, dispatch: Dispatch) -> None:
+        scheduler, now_ms = self.scheduling.scheduler, self.scheduling.clock_ms()
+        key = job.task.key
+        grounds, share = scheduler.grounds(key), scheduler.share_of(key, now_ms)
+        if grounds is not None and share is not None:  # else it has ended meanwhile
+            self._decided(job, decision_log.started(now_ms, job, dispatch, grounds, share))
+
+    def _decided(self, job: Job, decision: Decision) -> None:
+        job.note(decision)
+        self.telemetry.decided(job, decision)
 
     def tokens_shown(self, job: Job) -> None:
         """A best_effort task cannot be interrupted from now on, where that may happen at all."""
@@ -222,6 +246,8 @@ class Dispatcher:
                     Code.WORKER_RESET,
                     Reason.WORKER,
                     f"the worker was lost after {job.log.tokens} tokens: {error.message}",
+            job.note(decision_log.worker_lost(self.scheduling.clock_ms(), job, error.message))
+            job.lost_s = job.lost_s or self.monotonic()
                     retriable=True,
                     engine=job.task.engine,
                     pool_id=job.pool_id,

@@ -16,6 +16,7 @@ from enum import Enum
 
 from orchestrator_core.task import Task
 from orchestrator_core.value import Value
+from orchestratord.services.decisions import DECISION_BYTES, Decision, note
 from orchestratord.services.event_log import TaskLog
 from worker_adapters.adapter_api.types import Decode, Sampling
 
@@ -114,7 +115,15 @@ class Job:
     def retained_bytes(self) -> int:
         result_bytes = len(self.log.terminal[1]) if self.log.terminal is not None else 0
         blocks_bytes = BLOCK_BYTES * len(self.task.prefix_blocks)
-        return JOB_OVERHEAD_BYTES + self.log.text_bytes + result_bytes + blocks_bytes
+    # What was decided about it, in this order; of too many the first and the newest.
+    decisions: list[Decision] = field(default_factory=list)
+
+    def note(self, decision: Decision) -> None:
+        """Something was decided about it. O(1)."""
+        note(self.decisions, decision)
+        decisions_bytes = DECISION_BYTES * len(self.decisions)
+        own_bytes = JOB_OVERHEAD_BYTES + result_bytes + blocks_bytes + decisions_bytes
+        return own_bytes + self.log.text_bytes
 
 
 class JobTable:

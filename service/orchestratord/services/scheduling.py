@@ -43,6 +43,7 @@ class SchedulingService:
         self.on_dispatch: Callable[[Job, Dispatch], None]
         self.on_stop: Callable[[Job], None]
         self.on_preempt: Callable[[Job], None]
+        self.on_moved: Callable[[Job, str], None]
         self.on_ended: Callable[[Job, Refusal | None], None]
 
     def step(self, event: Event) -> Sequence[Effect]:
@@ -82,7 +83,7 @@ class SchedulingService:
                     self.on_preempt(job)
             case Moved():
                 if (job := self._jobs.get(effect.task_key)) is not None:
-                    job.pool_id = effect.pool_id
+                    self.on_moved(job, effect.pool_id)
             case Admitted():
                 if (job := self._jobs.get(effect.task_key)) is not None:
                     job.pool_id = effect.pool_id

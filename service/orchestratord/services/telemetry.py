@@ -19,6 +19,7 @@ from orchestrator_core.pool import PoolSpec
 from orchestrator_core.queueing.share import Flow, ShareView
 from orchestrator_core.scheduler import Scheduler
 from orchestrator_core.task import Priority
+from orchestratord.services.decisions import Admitted, Decision, Ended
 from orchestratord.services.jobs import Job
 from orchestratord.services.tallies import Tallies
 from worker_adapters.adapter_api.types import DecodeEnd
@@ -95,35 +96,36 @@ class Telemetry:
         self._pool_meters: dict[tuple[str, str, Priority], _PoolMeters] = {}
         self._pool_fields: dict[str, dict[str, Any]] = {}
         self._weights: dict[tuple[str, Priority], int] = {}
+        self._tenant_weights: dict[tuple[str, str], int] = {}
         self._shares: dict[Flow, Gauge] = {}
         self._http: dict[tuple[str, int], TokenCounter] = {}
         self.journal_bytes: Callable[[], int] = lambda: 0
 
     # --- a task's life -----------------------------------------------------------------------
 
-    def admitted(self, job: Job, on_time_probability: float) -> None:
-        self._of_pool(job).enqueued(1)
+    def decided(self, job: Job, decision: Decision) -> None:
+        """One line a decision, with what it was taken from (ORCH-3027)."""
         log.info(
-            "task.admitted",
-            **self.log_fields(job),
-            on_time_probability=round(on_time_probability, 3),
-            queue_position=job.promise.queue_position,
-            predicted_start_ms=job.promise.predicted_start_ms,
+            f"task.{decision.kind}",
+            **(self.log_fields(job) | decision.values()),
+            reason=decision.reason,
         )
 
-    def rejected(self, engine: str, refusal: Refusal, key: str, correlation_id: str) -> None:
+    def admitted(self, job: Job, decision: Admitted) -> None:
+        self._of_pool(job).enqueued(1)
+        self.decided(job, decision)
+
+    def rejected(self, engine: str, refusal: Refusal, fields: Mapping[str, object]) -> None:
+        """Refused at admission; `fields` say which task of whom."""
         self.metrics.tasks_rejected_total.labels(engine=engine, reason=refusal.reason.value).inc()
         self.metrics.errors_total.labels(code=refusal.code.value).inc()
         if refusal.policy_label is not None:
             self.metrics.admission_backpressure_events_total.labels(
                 engine=engine, policy=refusal.policy_label
             ).inc()
-        tenant, _, task_id = key.partition("/")
         log.info(
             "task.rejected",
-            job_id=task_id,
-            tenant_id=tenant,
-            correlation_id=correlation_id,
+            **{**dict(refusal.figures), **fields},
             engine=engine,
             pool_id=refusal.pool_id,
             code=refusal.code.value,
@@ -180,9 +182,9 @@ class Telemetry:
         """An interrupted task runs again."""
         self.metrics.resumptions_total.labels(engine=job.task.engine).inc()
 
-    def ended(self, job: Job, outcome: str) -> None:
+    def ended(self, job: Job, decision: Ended) -> None:
         """Its terminal event was decided: the one line that tells its whole story (ORCH-3027)."""
-        task = job.task
+        task, outcome = job.task, decision.outcome
         if outcome == "completed":
             self._of_pool(job).completed(1)
         else:
@@ -196,18 +198,13 @@ class Telemetry:
         if outcome != "canceled":
             met, all_ended = self._deadlines[task.priority]
             self._deadlines[task.priority] = (met + on_time, all_ended + 1)
-        queue_time_ms = (job.first_dispatch_ms or job.ended_ms) - task.arrived_ms
-        decode_ms = job.ended_ms - job.first_token_ms if job.first_token_ms else 0
         log.info(
             "task.ended",
             **self.log_fields(job),
-            outcome=outcome,
+            **decision.values(),
             on_time_probability=1.0 if on_time else 0.0,  # it is known by now
-            queue_time_ms=max(0, queue_time_ms),
-            decode_time_ms=max(0, decode_ms),
-            tokens_in=job.tokens_in or task.prompt_tokens,
-            tokens_out=job.log.tokens,
-            failovers=job.failovers,
+            decision=decision.kind,
+            reason=decision.reason,
         )
 
     def failover(self, job: Job, outcome: str) -> None:
@@ -259,6 +256,27 @@ class Telemetry:
     def kv_usage(self, replica: Replica, usage_ratio: float) -> None:
         """How much of its KV a replica has in use, 0..1."""
         self.metrics.kv_cache_usage_ratio.labels(
+        for tenant in spec.tenants:
+            self._tenant_weights[spec.id, tenant.id] = tenant.weight
+
+    def weights(self, pool_id: str, priority: Priority, tenant: str) -> tuple[int | None, int]:
+        """Of the class in the pool, where it has been told of it, and of the tenant (default 1)."""
+        weight = self._weights.get((pool_id, priority))
+        return weight, self._tenant_weights.get((pool_id, tenant), 1)
+
+    def pool_like(self, spec: PoolSpec, other_id: str) -> None:
+        """Another pool, with the fields of a known one."""
+        self.pool_added(spec, self._pool_fields.get(other_id, {}))
+
+    def pool_removed(self, spec: PoolSpec) -> None:
+        """Nobody asks for its figures any more; what was counted stays."""
+        for gauge in (
+            self.metrics.queue_depth,
+            self.metrics.tasks_running,
+            self.metrics.slots,
+            self.metrics.slots_busy,
+        ):
+            gauge.remove_by_labels({"pool_id": spec.id})
             engine=replica.set_key.engine,
             engine_version=replica.properties.engine_version,
             pool_id=replica.pool_id,

@@ -19,7 +19,7 @@ import structlog
 from orchestrator_core.errors import Code, Reason, Refusal
 from orchestrator_core.task import Determinism, Workload
 from orchestratord.ports.journal import Journal, JournalError
-from orchestratord.services import records
+from orchestratord.services import decision_log, records
 from orchestratord.services.jobs import Job, JobTable, Phase
 from orchestratord.services.scheduling import Clock
 from orchestratord.services.telemetry import Telemetry
@@ -75,7 +75,7 @@ class TerminationService:
         strict = job.task.determinism is Determinism.STRICT
         # Embeddings are not in the log's text, so only a completion can be computed again.
         show_first = strict and job.task.workload is Workload.COMPLETION
-        self._end(job, "end", data, "completed", show_first=show_first)
+        self._end(job, "end", data, "completed", decision_log.COMPLETED, show_first=show_first)
         self._tell(job, "completed")
 
     def cancel(self, job: Job, reason: Reason = Reason.CLIENT) -> asyncio.Future[int] | None:
@@ -86,7 +86,7 @@ class TerminationService:
             job.log.end("end", msgspec.json.encode(data))
             return None
         self._telemetry.canceled(job, reason)
-        written = self._end(job, "end", data, "canceled")
+        written = self._end(job, "end", data, "canceled", reason.value)
         self._tell(job, "canceled")
         return written
 
@@ -106,7 +106,8 @@ class TerminationService:
         if refusal.policy_label is not None:
             data["policy_label"] = refusal.policy_label
         gave_way = refusal.reason is Reason.PREEMPTED
-        self._end(job, "error", data, _OUTCOMES.get(refusal.reason, "failed"), gave_way=gave_way)
+        outcome, reason = _OUTCOMES.get(refusal.reason, "failed"), refusal.reason.value
+        self._end(job, "error", data, outcome, reason, refusal, gave_way=gave_way)
         self._tell(job, "failed", refusal.code)
 
     def evict(self, job: Job, refusal: Refusal | None) -> None:
@@ -131,6 +132,8 @@ class TerminationService:
         event: str,
         data: Mapping[str, Any],
         outcome: str,
+        reason: str,
+        refusal: Refusal | None = None,
         *,
         show_first: bool = False,
         gave_way: bool = False,
@@ -156,7 +159,9 @@ class TerminationService:
             determinism=self._proof(job) if outcome == "completed" else None,
             gave_way=gave_way,
         )
-        self._telemetry.ended(job, outcome)
+        decision = decision_log.ended(job, outcome, reason, refusal)
+        job.note(decision)
+        self._telemetry.ended(job, decision)
         if show_first:
             self._show(job, event, payload)
         return self._write(_Unwritten(job, event, payload, records.encode(record), show_first))

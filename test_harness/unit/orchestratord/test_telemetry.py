@@ -209,7 +209,11 @@ class TestLogLines:
             "quant": "q4_k_m",
             "ctx": 8192,
             "tensor_split": None,
+            "decision": "ended",
+            "reason": "completed",
             "outcome": "completed",
+            "slack_ms": 59_000,  # arrived at 0, ended at 1 s
+            "preemptions": 0,
             "queue_time_ms": 500,
             "decode_time_ms": 400,
             "tokens_in": 3,

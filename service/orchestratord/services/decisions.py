@@ -1,0 +1,167 @@
+"""What was decided about a task and what it was decided from, kept for explanations and logged.
+
+On a task's path: one small value when it is admitted or refused, when it gets a slot, when it loses
+one and when it ends; nothing per token. The invariants: a job keeps at most `MAX_DECISIONS` of
+them; a decision holds numbers and short words, never a prompt and never another tenant's name.
+Requirements: ORCH-3027, ORCH-3091, ORCH-3094.
+
+Field names are those of the log line and of the contract's `values`, with their units. Decisions
+are not journaled: after a restart a task's begin with what the journal knows, its promise.
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import msgspec
+
+from orchestrator_core.value import Value
+
+# A task is interrupted or loses its worker a few times at most: this is never reached in peace.
+MAX_DECISIONS = 32
+# What one takes in memory (measured with tracemalloc), counted against `streams.retain_bytes`.
+DECISION_BYTES = 320
+
+
+class Decision(Value, frozen=True):
+    """One decision; fields of a kind that are None were not known or played no part.
+
+    Args:
+        at_ms: wall-clock milliseconds.
+        reason: one or two words of a small vocabulary.
+    """
+
+    kind: ClassVar[str]
+
+    at_ms: int
+    reason: str
+
+    def values(self) -> dict[str, Any]:
+        """What it was taken from, without what played no part."""
+        fields = msgspec.structs.asdict(self)
+        del fields["at_ms"], fields["reason"]
+        figures = fields.pop("figures", ())
+        return {name: value for name, value in fields.items() if value is not None} | dict(figures)
+
+
+class Admitted(Decision, frozen=True):
+    """It may wait or run. Reasons: free-slot, urgent or fair-turn where it starts at once; queued;
+    quota where its tenant's own holds it; recovered where only the journal knows of it."""
+
+    kind: ClassVar[str] = "admitted"
+
+    pool_id: str
+    queue_position: int
+    predicted_start_ms: int
+    pools: int | None = None  # that serve its model
+    cost_tokens: int | None = None
+    weight: int | None = None  # of its priority
+    tenant_weight: int | None = None
+    service_ms: int | None = None
+    slack_ms: int | None = None
+    on_time_probability: float | None = None
+    share_observed: float | None = None
+    share_entitled: float | None = None
+
+
+class Refused(Decision, frozen=True):
+    """It never entered a queue; the reason is the refusal's."""
+
+    kind: ClassVar[str] = "refused"
+
+    code: str
+    cause: str
+    retry_after_ms: int | None = None
+    pool_id: str | None = None
+    policy: str | None = None
+    figures: tuple[tuple[str, float | str], ...] = ()
+
+
+class Dispatched(Decision, frozen=True):
+    """It got a slot (`orchestrator_core.outlook.Grounds`); `waited_ms` since it arrived."""
+
+    kind: ClassVar[str] = "dispatched"
+
+    pool_id: str
+    replica_id: str
+    attempt: int
+    waited_ms: int
+    score: float
+    load_ratio: float
+    affinity: bool
+    saved_ratio: float
+    tenant_tasks: int | None = None
+    tokens_out: int | None = None  # that its readers have already
+    slack_ms: int | None = None
+    share_observed: float | None = None
+    share_entitled: float | None = None
+
+
+class Resumed(Dispatched, frozen=True):
+    """It got one again: after it was preempted, lost its worker (worker-lost) or the service
+    restarted (recovered); `waited_ms` since then."""
+
+    kind: ClassVar[str] = "resumed"
+
+
+class Preempted(Decision, frozen=True):
+    """It lost its slot to a more urgent task and will be decoded again (ORCH-3086)."""
+
+    kind: ClassVar[str] = "preempted"
+
+    replica_id: str
+    ran_ms: int
+    tokens_out: int
+    preemptions: int
+
+
+class Moved(Decision, frozen=True):
+    """It cannot stay where it was: its worker was lost (worker-lost), or its pool takes it no more
+    (pool)."""
+
+    kind: ClassVar[str] = "moved"
+
+    from_pool_id: str
+    pool_id: str | None = None
+    from_replica_id: str | None = None
+    tokens_out: int | None = None
+    cause: str | None = None
+
+
+class Ended(Decision, frozen=True):
+    """Its terminal event. Reasons: completed; else that of the refusal, as in shed-low-priority,
+    deadline, timeout or worker."""
+
+    kind: ClassVar[str] = "ended"
+
+    outcome: str
+    slack_ms: int  # left until its deadline, negative: late
+    queue_time_ms: int
+    decode_time_ms: int
+    tokens_in: int
+    tokens_out: int
+    failovers: int
+    preemptions: int
+    code: str | None = None
+    cause: str | None = None
+    retry_after_ms: int | None = None
+    figures: tuple[tuple[str, float | str], ...] = ()
+
+
+class Canceled(Ended, frozen=True):
+    """Its client ended it, or is gone."""
+
+    kind: ClassVar[str] = "canceled"
+
+
+class Evicted(Ended, frozen=True):
+    """It left the queue for another task, or since its deadline has passed."""
+
+    kind: ClassVar[str] = "evicted"
+
+
+def note(decisions: list[Decision], decision: Decision) -> None:
+    """One more; of too many the first one stays, and the newest."""
+    if len(decisions) >= MAX_DECISIONS:
+        del decisions[1]
+    decisions.append(decision)
