@@ -8,6 +8,7 @@ Requirements: ORCH-3039, ORCH-3053.
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 
 # A record of /dev/kmsg is at most 8 KiB (CONSOLE_EXT_LOG_MAX).
@@ -16,25 +17,26 @@ RECORDS_MAX = 4096
 
 _PROC = Path("/proc")
 _CGROUPS = Path("/sys/fs/cgroup")
+_OOM_KILL = re.compile(rb"^oom_kill (\d+)$", re.MULTILINE)
 
 
-def memory_kills(proc: Path = _PROC, cgroups: Path = _CGROUPS) -> int:
-    """A number that grows when the kernel kills a process for want of memory: the host's count and
-    that of our control group (v2 `memory.events`, v1 `memory.oom_control`) in one."""
-    files = [proc / "vmstat"]
-    for line in _lines(proc / "self" / "cgroup"):
-        _, controllers, path = [*line.split(":", 2), "", ""][:3]
-        if not controllers:
-            files.append(cgroups / path.lstrip("/") / "memory.events")
-        elif "memory" in controllers.split(","):
-            files.append(cgroups / "memory" / path.lstrip("/") / "memory.oom_control")
-    kills = 0
-    for file in files:
-        for line in _lines(file):
-            name, _, count = line.partition(" ")
-            if name == "oom_kill" and count.strip().isdigit():
-                kills += int(count)
-    return kills
+class MemoryKills:
+    """The kernel's counts of processes killed for want of memory: the host's (`/proc/vmstat`) and
+    that of our control group (v2 `memory.events`, v1 `memory.oom_control`)."""
+
+    def __init__(self, proc: Path = _PROC, cgroups: Path = _CGROUPS) -> None:
+        self._files = [proc / "vmstat"]
+        for line in _text(proc / "self" / "cgroup").decode(errors="replace").splitlines():
+            _, controllers, path = [*line.split(":", 2), "", ""][:3]
+            group = path.lstrip("/")
+            if not controllers:
+                self._files.append(cgroups / group / "memory.events")
+            elif "memory" in controllers.split(","):
+                self._files.append(cgroups / "memory" / group / "memory.oom_control")
+
+    def count(self) -> int:
+        """A number that has grown when a process was killed since it was last asked for."""
+        return sum(int(count) for file in self._files for count in _OOM_KILL.findall(_text(file)))
 
 
 class KernelLog:
@@ -72,8 +74,8 @@ class KernelLog:
             self._descriptor = -1
 
 
-def _lines(file: Path) -> list[str]:
+def _text(file: Path) -> bytes:
     try:
-        return file.read_text(encoding="ascii", errors="replace").splitlines()
+        return file.read_bytes()
     except OSError:
-        return []
+        return b""

@@ -13,7 +13,7 @@ import asyncio
 import os
 import re
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 
@@ -25,7 +25,7 @@ from pool_managerd.engine_output import EngineOutput, last_words
 from pool_managerd.engine_probe import PROBE_PERIOD_S, EngineProbe, NotReady
 from pool_managerd.engine_process import EngineProcess
 from pool_managerd.failure_classes import ExitEvidence, Failure, classify_exit
-from pool_managerd.kernel_evidence import KernelLog, memory_kills
+from pool_managerd.kernel_evidence import KernelLog, MemoryKills
 from pool_managerd.launch_command import (
     HOST,
     engine_command,
@@ -62,6 +62,12 @@ _FAULT_CODES = {fault: code for code, fault in DEVICE_FAULTS.items()}
 _log = structlog.get_logger(__name__)
 
 
+# How an engine is started; as `EngineProcess`.
+Spawn = Callable[
+    [Sequence[str], Mapping[str, str], str, EngineOutput, Callable[[], None]], EngineProcess
+]
+
+
 class LaunchedSupervisor:
     """The `run` of one launched replica."""
 
@@ -78,6 +84,7 @@ class LaunchedSupervisor:
         output: EngineOutput,
         backoff: Backoff,
         preload: PreloadCheck,
+        spawn: Spawn = EngineProcess,
     ) -> None:
         self.replica = replica
         self._pool = pool
@@ -89,6 +96,7 @@ class LaunchedSupervisor:
         self._output = output
         self._backoff = backoff
         self._preload = preload
+        self._spawn = spawn
         self._plan: LaunchPlan | None = None  # what this life's engine was started by
         restarts = pool.restarts
         self._breaker = RestartBreaker(
@@ -97,7 +105,8 @@ class LaunchedSupervisor:
         # Near the pool's devices, where that is known; the pool host says so before `run`.
         self.cpus: tuple[int, ...] = ()
         self._kernel_log = KernelLog()
-        self._memory_kills = 0
+        self._memory_kills = MemoryKills()
+        self._memory_kills_before = 0
         # Of this life: it is over (its process ended, or a fault ended it), and the fault.
         self._over = asyncio.Event()
         self._fault: Cause | None = None
@@ -179,7 +188,7 @@ class LaunchedSupervisor:
         try:
             # Finding the model may read all of it, to verify it.
             command, environment, pool = await asyncio.to_thread(self._prepare, port)
-            engine = EngineProcess(
+            engine = self._spawn(
                 command, environment, self._marker, self._output, self._engine_exited
             )
         except DoesNotFit as error:
@@ -220,7 +229,7 @@ class LaunchedSupervisor:
         tested = self._pool.self_test == "never"
         while not self._over.is_set():
             asked_s = loop.time()
-            self._memory_kills = memory_kills()
+            self._memory_kills_before = self._memory_kills.count()
             if replica.serves:
                 cause = await probe.liveness()
                 if cause is None:
@@ -311,7 +320,7 @@ class LaunchedSupervisor:
                 engine.pid,
                 engine.exit_code or 0,
                 output,
-                memory_killed=memory_kills() > self._memory_kills,
+                memory_killed=self._memory_kills.count() > self._memory_kills_before,
                 kernel_lines=self._kernel_log.lines(),
             )
         )

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from pool_managerd.kernel_evidence import RECORDS_MAX, KernelLog, memory_kills
+from pool_managerd.kernel_evidence import RECORDS_MAX, KernelLog, MemoryKills
 
 pytestmark = pytest.mark.req("ORCH-3039")
 
@@ -26,7 +26,7 @@ def host(tmp_path: Path, cgroup: str, files: dict[str, str]) -> tuple[Path, Path
 def test_the_hosts_count_is_read(tmp_path: Path) -> None:
     proc, groups = host(tmp_path, "", {"vmstat": "pgfault 12\noom_kill 3\noom_killed_x 9\n"})
 
-    assert memory_kills(proc, groups) == 3
+    assert MemoryKills(proc, groups).count() == 3
 
 
 def test_the_count_of_our_control_group_is_read_in_version_2(tmp_path: Path) -> None:
@@ -37,7 +37,7 @@ def test_the_count_of_our_control_group_is_read_in_version_2(tmp_path: Path) -> 
         {"system.slice/orch.service/memory.events": events},
     )
 
-    assert memory_kills(proc, groups) == 2
+    assert MemoryKills(proc, groups).count() == 2
 
 
 def test_the_count_of_our_control_group_is_read_in_version_1(tmp_path: Path) -> None:
@@ -48,11 +48,11 @@ def test_the_count_of_our_control_group_is_read_in_version_1(tmp_path: Path) -> 
         {"memory/docker/ab12/memory.oom_control": control},
     )
 
-    assert memory_kills(proc, groups) == 4
+    assert MemoryKills(proc, groups).count() == 4
 
 
 def test_a_host_that_shows_nothing_counts_nothing(tmp_path: Path) -> None:
-    assert memory_kills(tmp_path / "absent", tmp_path / "absent") == 0
+    assert MemoryKills(tmp_path / "absent", tmp_path / "absent").count() == 0
 
 
 def test_the_kernels_log_is_read_from_now_on_and_each_message_once(tmp_path: Path) -> None:
