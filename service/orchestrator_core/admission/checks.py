@@ -199,7 +199,7 @@ def _place_in(
 
 
 def _quota_refusal(pool: Pool, task: Task, tokens: int, now_ms: int) -> Refusal | None:
-    """Whether the tenant asks for more than it is granted: of tokens by now, of KV at all."""
+    """Whether the tenant asks for more than it is granted: at all, or of tokens by now."""
     policy = pool.queue.tenant(task.tenant)
     limit = policy.tokens_per_minute
     if limit is not None and tokens > limit:
@@ -207,17 +207,17 @@ def _quota_refusal(pool: Pool, task: Task, tokens: int, now_ms: int) -> Refusal 
             pool, f"tokens_per_minute: the task may take {tokens} tokens",
             f"is granted {limit} a minute", task, limit_tokens_per_min=limit, tokens=tokens,
         )  # fmt: skip
-    if wait_ms := pool.tokens.wait_ms(policy, tokens, now_ms):
-        return _backpressure(
-            pool, Code.ADMISSION_REJECT, Reason.QUOTA, Reason.QUOTA.value, wait_ms,
-            f"tokens_per_minute: tenant {task.tenant!r} has used up its {limit} tokens per minute",
-            limit_tokens_per_min=limit or 0, tokens=tokens, wait_ms=wait_ms,
-        )  # fmt: skip
     need_bytes = pool.kv_bytes(task.ctx)
     if policy.kv_bytes is not None and need_bytes > policy.kv_bytes:
         return _beyond_quota(
             pool, f"kv_bytes: a context of {task.ctx} tokens takes {need_bytes} bytes",
             f"is granted {policy.kv_bytes}", task, limit_bytes=policy.kv_bytes, kv_bytes=need_bytes,
+        )  # fmt: skip
+    if wait_ms := pool.tokens.wait_ms(policy, tokens, now_ms):
+        return _backpressure(
+            pool, Code.ADMISSION_REJECT, Reason.QUOTA, Reason.QUOTA.value, wait_ms,
+            f"tokens_per_minute: tenant {task.tenant!r} has used up its {limit} tokens per minute",
+            limit_tokens_per_min=limit or 0, tokens=tokens, wait_ms=wait_ms,
         )  # fmt: skip
     return None
 
