@@ -77,6 +77,7 @@ from orchestratord.settings import (
     pool_traits,
     sampler_profiles,
     secret_values,
+    slo_notice_s,
     slo_objectives,
 )
 from pool_managerd.gpu_watch import GpuWatch
@@ -166,7 +167,11 @@ class Orchestrator:
             self.dispatcher, self.scheduling, self.jobs, journal, time.monotonic
         )
         self.slo = SloService(
-            slo_objectives(config), config.slos.window_s, self.scheduling, time.monotonic
+            slo_objectives(config),
+            config.slos.window_s,
+            self.scheduling,
+            time.monotonic,
+            slo_notice_s(config),
         )
         self.breakers = BreakerService(self.slo, self.scheduling, self.replicas, time.monotonic)
         self.kv_pressure = KvPressure(self.replicas, self.telemetry)

@@ -85,6 +85,13 @@ def slo_objectives(config: Config) -> list[Objective]:
     return [Objective(priority, name, goal) for priority, name, goal in goals if goal is not None]
 
 
+def slo_notice_s(config: Config) -> float | None:
+    """How soon the end of a violation has to be noticed: in half the time that the quickest circuit
+    breaker waits, so that none refuses more for what is over. None without a breaker."""
+    breakers = [pool.admission.circuit_breaker for pool in config.pools]
+    return min((each.open_after_s / 2 for each in breakers if each.enabled), default=None)
+
+
 def pool_traits(config: Config, pool: Pool) -> PoolTraits:
     """What scheduling and dispatch need of a pool."""
     spec = PoolSpec(

@@ -176,7 +176,11 @@ class Life:
             self.dispatcher, self.scheduling, self.jobs, self.journal, world.loop.time
         )
         self.slo = SloService(
-            setup.objectives, setup.slo_window_s, self.scheduling, world.loop.time
+            setup.objectives,
+            setup.slo_window_s,
+            self.scheduling,
+            world.loop.time,
+            None if setup.breaker is None else setup.breaker.open_after_ms / 2000,
         )
         self.breakers = BreakerService(self.slo, self.scheduling, self.replicas, world.loop.time)
         self.dispatcher.on_first_token = self.slo.first_token

@@ -42,6 +42,10 @@ PART_TOKENS = 64
 # How often pools are looked at: fine enough for the shortest window to hold 40 looks.
 LOOK_S_MAX = 1.0
 LOOKS_PER_WINDOW_MIN = 40
+# The short window, which says whether a violation still goes on: so much of the long one, and
+# enough looks to see one begin and end.
+RECENT_RATIO = 0.1
+LOOKS_PER_RECENT_MIN = 2
 
 _FAILURES = frozenset(
     {
@@ -96,9 +100,14 @@ class SloService:
         window_s: int,
         scheduling: SchedulingService,
         monotonic: Callable[[], float],
+        notice_s: float | None = None,
     ) -> None:
+        """`notice_s`: the end of a violation has to be noticed in this time, where somebody acts on
+        one that lasts; no less than two looks."""
         self.look_s = min(LOOK_S_MAX, window_s / LOOKS_PER_WINDOW_MIN)
         self._objectives = {(of.priority, of.name): of for of in objectives}
+        recent_s = min(window_s * RECENT_RATIO, notice_s or window_s)
+        self._recent_ms = round(max(recent_s, self.look_s * LOOKS_PER_RECENT_MIN) * 1000)
         self._window_ms = window_s * 1000
         self._scheduling = scheduling
         self._monotonic = monotonic
@@ -151,13 +160,17 @@ class SloService:
         if window is None:
             if (of := self._objectives.get((job.task.priority, name))) is None:
                 return
-            window = self._latencies[key] = LatencyWindow(int(of.goal), self._window_ms)
+            window = self._latencies[key] = LatencyWindow(
+                int(of.goal), self._window_ms, self._recent_ms
+            )
         window.observe(latency_ms, self._now_ms())
 
     def _share(self, pool_id: str, of: Objective) -> ShareWindow:
         key = (pool_id, of.priority, of.name)
         if (window := self._shares.get(key)) is None:
-            window = ShareWindow(of.goal, self._window_ms, at_most=of.name == ERRORS)
+            window = ShareWindow(
+                of.goal, self._window_ms, self._recent_ms, at_most=of.name == ERRORS
+            )
             self._shares[key] = window
         return window
 

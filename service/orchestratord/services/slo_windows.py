@@ -11,14 +11,14 @@ ORCH-3041.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from math import ceil, log
 from typing import Generic, NamedTuple, TypeVar
 
 SUB_WINDOWS = 10
-# Whether a violation still goes on is read off the last of them: the one that is being filled and
-# the one before it.
-RECENT_SUB_WINDOWS = 2
+# Of the short window beside it, which says whether a violation still goes on (The Site Reliability
+# Workbook, chapter 5): an hour's bad minute is in the long one for an hour.
+RECENT_SUB_WINDOWS = 4
 # Below so many samples a share of 95 % says nothing: nothing is judged.
 SAMPLES_MIN = 20
 
@@ -31,7 +31,7 @@ _BUCKETS_ABOVE = 215
 
 class Verdict(NamedTuple):
     """How a goal stands. `met_ratio`, 0 to 1, is None below `SAMPLES_MIN` samples; `violated`: it
-    is missed over the window, and still in its most recent part."""
+    is missed over the window, and still in what was measured last (not where that is nothing)."""
 
     samples: int
     met_ratio: float | None
@@ -42,64 +42,75 @@ Slot = TypeVar("Slot")
 
 
 class _Ring(Generic[Slot]):
-    """The last `SUB_WINDOWS` sub-windows; times are milliseconds of a monotonic clock."""
+    """The last `count` sub-windows; times are milliseconds of a monotonic clock."""
 
     __slots__ = ("_make", "_slots", "_sub_ms")
 
-    def __init__(self, window_ms: int, make: Callable[[], Slot]) -> None:
-        self._sub_ms = max(window_ms // SUB_WINDOWS, 1)
+    def __init__(self, window_ms: int, count: int, make: Callable[[], Slot]) -> None:
+        self._sub_ms = max(window_ms // count, 1)
         self._make = make
-        self._slots: list[tuple[int, Slot] | None] = [None] * SUB_WINDOWS
+        self._slots: list[tuple[int, Slot] | None] = [None] * count
 
     def current(self, now_ms: int) -> Slot:
         number = now_ms // self._sub_ms
-        kept = self._slots[number % SUB_WINDOWS]
+        place = number % len(self._slots)
+        kept = self._slots[place]
         if kept is None or kept[0] != number:
-            kept = self._slots[number % SUB_WINDOWS] = number, self._make()
+            kept = self._slots[place] = number, self._make()
         return kept[1]
 
-    def last(self, count: int, now_ms: int) -> Iterator[Slot]:
-        """The `count` latest sub-windows, those in which nothing happened left out."""
-        oldest = now_ms // self._sub_ms - count
+    def slots(self, now_ms: int) -> Iterator[Slot]:
+        """Those of the window; where nothing happened there is none."""
+        oldest = now_ms // self._sub_ms - len(self._slots)
         return (kept[1] for kept in self._slots if kept is not None and kept[0] > oldest)
 
 
-class _Latencies:
-    __slots__ = ("buckets", "met", "samples")
+class _Count:
+    __slots__ = ("met", "samples")
 
     def __init__(self) -> None:
         self.samples = self.met = 0
+
+
+class _Latencies(_Count):
+    __slots__ = ("buckets",)
+
+    def __init__(self) -> None:
+        super().__init__()
         self.buckets: Counter[int] = Counter()
 
 
 class LatencyWindow:
     """Latencies against a goal that 95 % of them should keep."""
 
-    __slots__ = ("_goal_ms", "_ring")
+    __slots__ = ("_goal_ms", "_long", "_recent")
 
-    def __init__(self, goal_ms: int, window_ms: int) -> None:
+    def __init__(self, goal_ms: int, window_ms: int, recent_ms: int) -> None:
         self._goal_ms = goal_ms
-        self._ring = _Ring(window_ms, _Latencies)
+        self._long = _Ring(window_ms, SUB_WINDOWS, _Latencies)
+        self._recent = _Ring(recent_ms, RECENT_SUB_WINDOWS, _Count)
 
     def observe(self, latency_ms: float, now_ms: int) -> None:
         """One more, 0 ms or longer."""
         # Bucket k holds (goal * growth**(k - 1), goal * growth**k]: 0 and below keep the goal.
         bucket = ceil(log(max(latency_ms, 1.0) / self._goal_ms) / _LOG_GROWTH)
-        slot = self._ring.current(now_ms)
-        slot.samples += 1
-        slot.met += bucket <= 0
+        slot, recent = self._long.current(now_ms), self._recent.current(now_ms)
         slot.buckets[min(bucket, _BUCKETS_ABOVE)] += 1
+        for count in (slot, recent):
+            count.samples += 1
+            count.met += bucket <= 0
 
     @staticmethod
     def judge(windows: Sequence[LatencyWindow], now_ms: int) -> Verdict:
         """All `windows`, which have one goal, together."""
-        met, samples = _sum(windows, SUB_WINDOWS, now_ms)
+        met, samples = _sum(slot for window in windows for slot in window._long.slots(now_ms))
         if samples < SAMPLES_MIN:
             return Verdict(samples, None, False)
         late = met < _rank(samples)
         if late:
-            recent_met, recent = _sum(windows, RECENT_SUB_WINDOWS, now_ms)
-            late = recent_met < _rank(recent)
+            slots = (slot for window in windows for slot in window._recent.slots(now_ms))
+            recently_met, recently = _sum(slots)
+            late = recently_met < _rank(recently)
         return Verdict(samples, met / samples, late)
 
     @staticmethod
@@ -107,7 +118,7 @@ class LatencyWindow:
         """The 95th percentile (nearest rank) within 5 %; None without a sample. O(buckets)."""
         buckets: Counter[int] = Counter()
         for window in windows:
-            for slot in window._ring.last(SUB_WINDOWS, now_ms):
+            for slot in window._long.slots(now_ms):
                 buckets.update(slot.buckets)
         left = _rank(buckets.total())
         for bucket, count in sorted(buckets.items()):
@@ -122,9 +133,12 @@ def _rank(samples: int) -> int:
     return -(-95 * samples // 100)
 
 
-def _sum(windows: Sequence[LatencyWindow], count: int, now_ms: int) -> tuple[int, int]:
-    slots = [slot for window in windows for slot in window._ring.last(count, now_ms)]
-    return sum(slot.met for slot in slots), sum(slot.samples for slot in slots)
+def _sum(slots: Iterable[_Count]) -> tuple[int, int]:
+    met = samples = 0
+    for slot in slots:
+        met += slot.met
+        samples += slot.samples
+    return met, samples
 
 
 class _Share:
@@ -138,42 +152,37 @@ class _Share:
 class ShareWindow:
     """A part of a whole against a goal: at most, or at least, so much of it, 0 to 1."""
 
-    __slots__ = ("_at_most", "_goal_ratio", "_ring")
+    __slots__ = ("_at_most", "_goal_ratio", "_long", "_recent")
 
-    def __init__(self, goal_ratio: float, window_ms: int, *, at_most: bool) -> None:
+    def __init__(self, goal_ratio: float, window_ms: int, recent_ms: int, *, at_most: bool) -> None:
         self._goal_ratio = goal_ratio
         self._at_most = at_most
-        self._ring = _Ring(window_ms, _Share)
+        self._long = _Ring(window_ms, SUB_WINDOWS, _Share)
+        self._recent = _Ring(recent_ms, RECENT_SUB_WINDOWS, _Share)
 
     def observe(self, part: float, whole: float, now_ms: int) -> None:
         """One more sample; units are the caller's, `whole` is above 0."""
-        slot = self._ring.current(now_ms)
-        slot.samples += 1
-        slot.part += part
-        slot.whole += whole
+        for slot in (self._long.current(now_ms), self._recent.current(now_ms)):
+            slot.samples += 1
+            slot.part += part
+            slot.whole += whole
 
     @staticmethod
     def judge(windows: Sequence[ShareWindow], now_ms: int) -> Verdict:
         """All `windows`, which have one goal, together."""
-        samples = sum(
-            slot.samples for window in windows for slot in window._ring.last(SUB_WINDOWS, now_ms)
-        )
+        samples = sum(slot.samples for window in windows for slot in window._long.slots(now_ms))
         ratio = ShareWindow.ratio(windows, now_ms)
         if ratio is None or samples < SAMPLES_MIN:
             return Verdict(samples, None, False)
         goal = windows[0]
-        recent = ShareWindow.ratio(windows, now_ms, RECENT_SUB_WINDOWS)
+        recent = _ratio(slot for window in windows for slot in window._recent.slots(now_ms))
         violated = goal._misses(ratio) and recent is not None and goal._misses(recent)
         return Verdict(samples, goal._met_ratio(ratio), violated)
 
     @staticmethod
-    def ratio(
-        windows: Sequence[ShareWindow], now_ms: int, sub_windows: int = SUB_WINDOWS
-    ) -> float | None:
+    def ratio(windows: Sequence[ShareWindow], now_ms: int) -> float | None:
         """The part of the whole, 0 to 1; None without a sample."""
-        slots = [slot for window in windows for slot in window._ring.last(sub_windows, now_ms)]
-        whole = sum(slot.whole for slot in slots)
-        return min(sum(slot.part for slot in slots) / whole, 1.0) if whole else None
+        return _ratio(slot for window in windows for slot in window._long.slots(now_ms))
 
     def _misses(self, ratio: float) -> bool:
         return ratio > self._goal_ratio if self._at_most else ratio < self._goal_ratio
@@ -182,3 +191,11 @@ class ShareWindow:
         if self._at_most:
             return 1.0 - ratio
         return min(ratio / self._goal_ratio, 1.0) if self._goal_ratio else 1.0
+
+
+def _ratio(slots: Iterable[_Share]) -> float | None:
+    part = whole = 0.0
+    for slot in slots:
+        part += slot.part
+        whole += slot.whole
+    return min(part / whole, 1.0) if whole else None

@@ -1,5 +1,5 @@
-"""What a sliding window says of latencies and shares. The goal is 900 ms, the window 100 s: ten
-sub-windows of 10 s, of which the one being filled and the one before it are recent.
+"""What a sliding window says of latencies and shares. The goal is 900 ms, the window 100 s in ten
+sub-windows of 10 s; recent are 20 s in four sub-windows of 5 s, the one being filled among them.
 """
 
 from __future__ import annotations
@@ -12,11 +12,12 @@ from orchestratord.services.slo_windows import ERROR_RATIO, SAMPLES_MIN, Latency
 
 GOAL_MS = 900
 WINDOW_MS = 100_000
+RECENT_MS = 20_000
 
 
 def latencies(*samples: tuple[int, float]) -> LatencyWindow:
     """A window with samples of (second, milliseconds)."""
-    window = LatencyWindow(GOAL_MS, WINDOW_MS)
+    window = LatencyWindow(GOAL_MS, WINDOW_MS, RECENT_MS)
     for second, latency_ms in samples:
         window.observe(latency_ms, second * 1000)
     return window
@@ -24,7 +25,7 @@ def latencies(*samples: tuple[int, float]) -> LatencyWindow:
 
 def errors(*samples: tuple[int, int], goal: float = 0.005) -> ShareWindow:
     """A window with samples of (second, 1 for a failure and 0 for none)."""
-    window = ShareWindow(goal, WINDOW_MS, at_most=True)
+    window = ShareWindow(goal, WINDOW_MS, RECENT_MS, at_most=True)
     for second, failed in samples:
         window.observe(failed, 1, second * 1000)
     return window
@@ -103,10 +104,21 @@ class TestLatencies:
     def test_what_goes_on_no_more_is_not_violated_any_more(self) -> None:
         window = latencies(*[(second, 5_000) for second in range(30)])
 
-        verdicts = [LatencyWindow.judge([window], second * 1000) for second in (29, 39, 40, 99)]
+        verdicts = []
+        for second in (30, 40, 45):
+            window.observe(100, second * 1000)
+            verdicts.append(LatencyWindow.judge([window], second * 1000))
 
-        assert [verdict.violated for verdict in verdicts] == [True, True, False, False]
-        assert [verdict.met_ratio for verdict in verdicts] == [0.0, 0.0, 0.0, 0.0]
+        # Slow ones of 15..29, of 25..29 and none are among the latest.
+        assert [verdict.violated for verdict in verdicts] == [True, True, False]
+        assert [verdict.met_ratio for verdict in verdicts] == [1 / 31, 2 / 32, 3 / 33]
+
+    def test_what_was_not_measured_lately_does_not_go_on(self) -> None:
+        window = latencies(*[(second, 5_000) for second in range(30)])
+
+        violated = [LatencyWindow.judge([window], at * 1000).violated for at in (29, 44, 45, 99)]
+
+        assert violated == [True, True, False, False]
 
     def test_a_few_slow_ones_lately_do_not_violate_what_holds_over_the_window(self) -> None:
         window = latencies(*[(0, 100)] * 60, *[(99, 5_000)] * 3)
@@ -124,11 +136,11 @@ class TestLatencies:
     def test_memory_does_not_grow_with_traffic(self) -> None:
         window = latencies(*((i // 10, 1.02**i) for i in range(2_500)))
 
-        slots = [kept[1] for kept in window._ring._slots if kept is not None]
+        slots = [kept[1] for kept in window._long._slots if kept is not None]
 
         assert len(slots) == 10
         every = latencies(*((0, 1.02**i) for i in range(2_500)))
-        assert sum(len(slot.buckets) for slot in every._ring.last(10, 0)) < 300
+        assert sum(len(slot.buckets) for slot in every._long.slots(0)) < 300
 
 
 @pytest.mark.req("ORCH-3041", partial="measured; alerts are not built")
@@ -149,7 +161,7 @@ class TestShares:
     def test_throughput_is_violated_below_its_goal(
         self, served: int, met_ratio: float, violated: bool
     ) -> None:
-        window = ShareWindow(0.8, WINDOW_MS, at_most=False)
+        window = ShareWindow(0.8, WINDOW_MS, RECENT_MS, at_most=False)
         for _ in range(SAMPLES_MIN):
             window.observe(served, 10, 0)
 
@@ -159,7 +171,7 @@ class TestShares:
         assert verdict.met_ratio == pytest.approx(met_ratio)
 
     def test_nothing_is_more_than_all_of_it(self) -> None:
-        window = ShareWindow(0.8, WINDOW_MS, at_most=False)
+        window = ShareWindow(0.8, WINDOW_MS, RECENT_MS, at_most=False)
         window.observe(12, 10, 0)
 
         assert ShareWindow.ratio([window], 0) == 1.0
@@ -171,14 +183,17 @@ class TestShares:
         assert ShareWindow.ratio([window], 0) == 1.0
 
     def test_errors_that_have_stopped_are_not_violated_any_more(self) -> None:
-        window = errors(*[(second, 1) for second in range(30)], (45, 0))
+        window = errors(*[(second, 1) for second in range(30)])
 
-        verdicts = [ShareWindow.judge([window], second * 1000) for second in (29, 39, 45, 99)]
+        verdicts = [ShareWindow.judge([window], 39_000)]
+        for second in (44, 55):
+            window.observe(0, 1, second * 1000)
+            verdicts.append(ShareWindow.judge([window], second * 1000))
 
-        assert [verdict.violated for verdict in verdicts] == [True, True, False, False]
+        assert [verdict.violated for verdict in verdicts] == [True, True, False]
 
     def test_a_goal_of_nothing_is_always_met(self) -> None:
-        window = ShareWindow(0.0, WINDOW_MS, at_most=False)
+        window = ShareWindow(0.0, WINDOW_MS, RECENT_MS, at_most=False)
         for _ in range(SAMPLES_MIN):
             window.observe(0, 10, 0)
 
