@@ -75,7 +75,7 @@ def wait_ready(service: ServiceProcess, *pool_ids: str) -> None:
 
 @pytest.mark.req("ORCH-3013")
 @pytest.mark.req("ORCH-3028", partial="SLO attainment")
-@pytest.mark.req("OC-CORE-1041")
+@pytest.mark.req("OC-CORE-1041", partial="all but utilisation")
 @pytest.mark.req("OC-POOL-3030")
 def test_gpus_and_the_engines_on_them_are_shown(host: ScriptedNvml, tmp_path: Path) -> None:
     host.gpus(

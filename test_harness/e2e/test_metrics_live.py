@@ -89,7 +89,7 @@ def families(service: ServiceProcess) -> dict[str, Metric]:
 
 @pytest.mark.req("ORCH-3028", partial="GPU and VRAM use, SLO attainment")
 @pytest.mark.req("OC-CTRL-2051", partial="their values")
-@pytest.mark.req("OC-CORE-1041", partial="GPU utilisation, which has no values yet")
+@pytest.mark.req("OC-CORE-1041", partial="the values of GPU utilisation")
 def test_every_name_type_and_label_is_the_contract_s(service: ServiceProcess) -> None:
     shown = families(service)
 
