@@ -127,6 +127,10 @@ class EngineProcess:
             self._reader = -1
 
     def _exit(self) -> None:
+        # It is not reaped yet, so the number is still that of its group. Workers that rename
+        # themselves (vLLM's) overwrite the environment that /proc shows, and with it the marker.
+        with suppress(ProcessLookupError):
+            os.killpg(self._process.pid, signal.SIGKILL)
         if self._process.poll() is None:
             return
         self._loop.remove_reader(self._exit_event)

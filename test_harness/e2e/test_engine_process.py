@@ -37,8 +37,21 @@ def alive(pid: int) -> bool:
     return start_ticks(pid) is not None
 
 
+def running(pid: int) -> bool:
+    """It runs program code: it is neither gone nor waits for somebody to reap it."""
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes() != b""
+    except OSError:
+        return False
+
+
+def said(file: Path) -> str:
+    return file.read_text() if file.exists() else ""
+
+
 def play(run_dir: Path, script: str, scenario: Play, *, count: int = 1) -> ReplicaRecorder:
     """Run `scenario` against engines that are `sh -c script`, and see that nothing is left."""
+    script = script.replace("{", "{{").replace("}", "}}")
     recorder = ReplicaRecorder()
     engine = ScriptedEngine()
     launch = LaunchSettings(count, ("sh", "-c", script))
@@ -124,6 +137,22 @@ def test_what_a_dead_engine_started_is_gone_before_the_next_one_starts(tmp_path:
         assert orphan not in carriers_of(host._marker)
 
     play(tmp_path, "setsid sleep 1000 & exec sleep 1000", scenario)
+
+
+def test_a_worker_that_lost_its_marker_ends_with_its_engine(tmp_path: Path) -> None:
+    file = tmp_path / "worker"
+    script = f"test -e {file} || {{ env -i sleep 1000 & echo $! > {file}; }}; exec sleep 1000"
+
+    async def scenario(host: PoolHost, engine: ScriptedEngine, recorder: ReplicaRecorder) -> None:
+        first = await ready(host)
+        await wait_until_async(lambda: said(file) != "", WAIT_S, "the worker's pid")
+        worker = int(said(file))
+        assert running(worker)
+        os.kill(first, signal.SIGKILL)
+        await wait_until_async(lambda: recorder.words().count("ready") == 2, WAIT_S)
+        assert not running(worker)
+
+    play(tmp_path, script, scenario)
 
 
 @pytest.mark.req("OC-POOL-3002", partial="memory is not estimated before the start")
