@@ -15,6 +15,7 @@ pytest_plugins = [
     "bdd.steps.answer_steps",
     "bdd.steps.stream_steps",
     "bdd.steps.share_steps",
+    "bdd.steps.breaker_steps",
 ]
 
 scenarios(str(chosen_features(os.environ.get(VARIABLE, ""), Path.cwd())))
