@@ -138,7 +138,6 @@ class Orchestrator:
         )
         self.hub = ReaderHub(self.scheduling, config.streams.metrics_ms / 1000)
         self.cancellation = CancellationService(self.scheduling)
-        self.explanations = ExplanationService(self.scheduling, self.jobs)
         self.admission = AdmissionService(
             self.scheduling,
             self.jobs,
@@ -153,6 +152,9 @@ class Orchestrator:
             self.jobs,
             journal,
             config.sessions.ttl_ms,
+        self.explanations = ExplanationService(
+            self.scheduling, self.jobs, self.admission.refused
+        )
             budgeted=_has_budget(config),
         )
         self.recovery = RecoveryService(

@@ -150,7 +150,6 @@ class Life:
         )
         self.hub = ReaderHub(self.scheduling, setup.metrics_s)
         self.cancellation = CancellationService(self.scheduling)
-        self.explanations = ExplanationService(self.scheduling, self.jobs)
         self.admission = AdmissionService(
             self.scheduling,
             self.jobs,
@@ -159,6 +158,9 @@ class Life:
             self.telemetry,
             setup.profiles,
             exact_counts=setup.exact_counts,
+        )
+        self.explanations = ExplanationService(
+            self.scheduling, self.jobs, self.admission.refused
         )
         ttl_ms = setup.limits.session_ttl_ms
         self.sessions = SessionService(

@@ -348,14 +348,14 @@ class AdmissionService:
         task, scheduler = job.task, self._scheduling.scheduler
         admitted_ms = self._scheduling.clock_ms()
         outlook = scheduler.outlook(task.key, admitted_ms)
-        share = scheduler.share_of(task.key, admitted_ms)
         assert outlook is not None, "an admitted task is known"
-        assert share is not None, "as above"
+        grounds = scheduler.grounds(task.key)
+        share = scheduler.share_of(task.key, admitted_ms) if grounds is None else None
         decision = decision_log.admitted(
             admitted_ms,
             job,
             outlook,
-            scheduler.grounds(task.key),
+            grounds,
             share,
             self._telemetry.weights(job.pool_id, task.priority, task.tenant),
             len(self._replicas.matching(task.engine, task.model_ref)),

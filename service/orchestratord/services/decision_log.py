@@ -13,6 +13,7 @@ from collections import OrderedDict
 from orchestrator_core.effects import Dispatch
 from orchestrator_core.errors import Refusal
 from orchestrator_core.outlook import Grounds, Outlook
+from orchestrator_core.pool_state import Why
 from orchestrator_core.queueing.share import ShareView
 from orchestrator_core.task import Priority
 from orchestratord.services.decisions import (
@@ -43,7 +44,7 @@ def admitted(
     job: Job,
     outlook: Outlook,
     grounds: Grounds | None,
-    share: ShareView,
+    share: ShareView | None,
     weights: tuple[int | None, int],
     pools: int,
 ) -> Admitted:
@@ -51,6 +52,7 @@ def admitted(
 
     Args:
         grounds: of its slot, where it got one at once.
+        share: of its flow, where it waits for its turn.
         weights: of its priority in the pool, and of its tenant.
         pools: that serve its model.
     """
@@ -68,8 +70,8 @@ def admitted(
         outlook.service_ms,
         outlook.slack_ms,
         round(outlook.on_time_probability, 3),
-        round(share.observed, 3),
-        round(share.entitled, 3),
+        None if share is None else round(share.observed, 3),
+        None if share is None else round(share.entitled, 3),
     )
 
 
@@ -83,15 +85,15 @@ def refused(at_ms: int, refusal: Refusal) -> Refused:
         refusal.retry_after_ms,
         refusal.pool_id,
         refusal.policy_label,
-        refusal.figures,
+        refusal.figures or None,
     )
 
 
 def started(
-    at_ms: int, job: Job, dispatch: Dispatch, grounds: Grounds, share: ShareView
+    at_ms: int, job: Job, dispatch: Dispatch, grounds: Grounds, share: ShareView | None
 ) -> Dispatched:
-    """It got a slot, for the first time or again."""
-    again = grounds.why == "resume"
+    """It got a slot, for the first time or again; `share` is of its flow, where it had to wait."""
+    again = grounds.why == Why.RESUME
     since_ms = job.decisions[-1].at_ms if again and job.decisions else job.task.arrived_ms
     return (Resumed if again else Dispatched)(
         at_ms,
@@ -107,8 +109,8 @@ def started(
         grounds.tenant_tasks,
         job.log.tokens if again else None,
         grounds.slack_ms,
-        round(share.observed, 3),
-        round(share.entitled, 3),
+        None if share is None else round(share.observed, 3),
+        None if share is None else round(share.entitled, 3),
     )
 
 
@@ -157,7 +159,7 @@ def ended(job: Job, outcome: str, reason: str, refusal: Refusal | None) -> Ended
         None if refusal is None else refusal.code.value,
         None if refusal is None else refusal.message,
         None if refusal is None else refusal.retry_after_ms,
-        () if refusal is None else refusal.figures,
+        None if refusal is None else refusal.figures or None,
     )
 
 
@@ -168,7 +170,7 @@ class RefusedTask:
 
     def __init__(self, priority: Priority) -> None:
         self.priority = priority
-        self.decisions: list[Decision] = []
+        self.decisions: list[Refused] = []
 
 
 class RefusedTasks:
@@ -196,4 +198,4 @@ class RefusedTasks:
     def admitted(self, key: str) -> list[Decision]:
         """It was admitted at last: what it was refused for before, as the begin of its story."""
         known = self._tasks.pop(key, None)
-        return [] if known is None else known.decisions
+        return [] if known is None else list(known.decisions)

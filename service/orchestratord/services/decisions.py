@@ -11,9 +11,7 @@ are not journaled: after a restart a task's begin with what the journal knows, i
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
-
-import msgspec
+from typing import Any, ClassVar, TypeVar
 
 from orchestrator_core.value import Value
 
@@ -21,6 +19,9 @@ from orchestrator_core.value import Value
 MAX_DECISIONS = 32
 # What one takes in memory (measured with tracemalloc), counted against `streams.retain_bytes`.
 DECISION_BYTES = 320
+
+
+_OF_EVERY_KIND = frozenset({"at_ms", "reason"})
 
 
 class Decision(Value, frozen=True):
@@ -38,10 +39,11 @@ class Decision(Value, frozen=True):
 
     def values(self) -> dict[str, Any]:
         """What it was taken from, without what played no part."""
-        fields = msgspec.structs.asdict(self)
-        del fields["at_ms"], fields["reason"]
-        figures = fields.pop("figures", ())
-        return {name: value for name, value in fields.items() if value is not None} | dict(figures)
+        return {
+            name: value
+            for name in self.__struct_fields__
+            if name not in _OF_EVERY_KIND and (value := getattr(self, name)) is not None
+        }
 
 
 class Admitted(Decision, frozen=True):
@@ -74,7 +76,10 @@ class Refused(Decision, frozen=True):
     retry_after_ms: int | None = None
     pool_id: str | None = None
     policy: str | None = None
-    figures: tuple[tuple[str, float | str], ...] = ()
+    figures: tuple[tuple[str, float | str], ...] | None = None  # of `errors.Refusal`
+
+    def values(self) -> dict[str, Any]:
+        return _flat(super().values())
 
 
 class Dispatched(Decision, frozen=True):
@@ -136,8 +141,8 @@ class Ended(Decision, frozen=True):
 
     outcome: str
     slack_ms: int  # left until its deadline, negative: late
-    queue_time_ms: int
-    decode_time_ms: int
+    queue_time_ms: int | None  # None: not in the journal
+    decode_time_ms: int | None
     tokens_in: int
     tokens_out: int
     failovers: int
@@ -145,7 +150,10 @@ class Ended(Decision, frozen=True):
     code: str | None = None
     cause: str | None = None
     retry_after_ms: int | None = None
-    figures: tuple[tuple[str, float | str], ...] = ()
+    figures: tuple[tuple[str, float | str], ...] | None = None  # of `errors.Refusal`
+
+    def values(self) -> dict[str, Any]:
+        return _flat(super().values())
 
 
 class Canceled(Ended, frozen=True):
@@ -160,7 +168,15 @@ class Evicted(Ended, frozen=True):
     kind: ClassVar[str] = "evicted"
 
 
-def note(decisions: list[Decision], decision: Decision) -> None:
+def _flat(values: dict[str, Any]) -> dict[str, Any]:
+    """The figures of a refusal stand among the other values."""
+    return values | dict(values.pop("figures")) if "figures" in values else values
+
+
+Kind = TypeVar("Kind", bound=Decision)
+
+
+def note(decisions: list[Kind], decision: Kind) -> None:
     """One more; of too many the first one stays, and the newest."""
     if len(decisions) >= MAX_DECISIONS:
         del decisions[1]

@@ -22,6 +22,7 @@ from orchestrator_core.effects import Dispatch
 from orchestrator_core.errors import Code, Reason, Refusal
 from orchestrator_core.events import Aborted, Finished, TokensShown, WorkerLost
 from orchestrator_core.pool import PreemptionMode
+from orchestrator_core.pool_state import Why
 from orchestrator_core.task import Determinism, Workload
 from orchestratord.ports.journal import Journal, JournalError
 from orchestratord.services import decision_log, records
@@ -183,9 +184,11 @@ class Dispatcher:
     def _note_start(self, job: Job, dispatch: Dispatch) -> None:
         scheduler, now_ms = self.scheduling.scheduler, self.scheduling.clock_ms()
         key = job.task.key
-        grounds, share = scheduler.grounds(key), scheduler.share_of(key, now_ms)
-        if grounds is not None and share is not None:  # else it has ended meanwhile
-            self._decided(job, decision_log.started(now_ms, job, dispatch, grounds, share))
+        if (grounds := scheduler.grounds(key)) is None:
+            return  # it has ended meanwhile
+        # A slot that nobody waited for is nobody's share.
+        share = scheduler.share_of(key, now_ms) if grounds.why != Why.FREE_SLOT else None
+        self._decided(job, decision_log.started(now_ms, job, dispatch, grounds, share))
 
     def _decided(self, job: Job, decision: Decision) -> None:
         job.note(decision)
