@@ -84,7 +84,8 @@ def fit(launch: EstimatedLaunch, wanted: Wanted, available: Available) -> Fit | 
         ctx = _most_ctx(lambda tokens: fits(slots_min, tokens), wanted.ctx_min, wanted.ctx)
         if ctx is not None:
             return Fit(launch.estimate(slots_min, ctx), reduced=True)
-    ctx = _most_ctx(lambda tokens: fits(wanted.slots, tokens), 1, wanted.ctx)
+    # A context of a few tokens would be no advice.
+    ctx = _most_ctx(lambda tokens: fits(wanted.slots, tokens), CTX_STEP_TOKENS, wanted.ctx)
     return Shortfall(estimate, shortages, slots, ctx)
 
 
