@@ -411,13 +411,13 @@ class Scheduler(Relocation):
             raise InvariantViolation(f"task {task.key} recovered twice")
         pool = self._pools.get(event.pool_id) or self._heir(task)
         if pool is None:
-            message = f"pool {event.pool_id}, which had admitted the task, is gone"
+            message = f"no pool serves model_ref {task.model_ref!r} with {task.engine} any more"
             effects.append(
                 Ended(
                     task.key,
                     Refusal(
                         Code.POOL_UNAVAILABLE, Reason.POOL_UNAVAILABLE, message,
-                        retriable=True, engine=task.engine, pool_id=event.pool_id,
+                        retriable=True, engine=task.engine, pool_id=event.pool_id or None,
                         retry_after_ms=UNREADY_RETRY_MS,
                     ),
                 )

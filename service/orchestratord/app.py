@@ -41,6 +41,7 @@ from orchestratord.api.control_plane import ControlApp, ControlPlane
 from orchestratord.api.data_plane import DataPlane
 from orchestratord.api.gate import Gate
 from orchestratord.api.http_server import HttpServer
+from orchestratord.api.pool_orders import PoolOrders
 from orchestratord.api.public_pages import PublicPages
 from orchestratord.configuration import LoadedConfig, load_config
 from orchestratord.infra.local_coordinator import LocalCoordinator
@@ -55,6 +56,7 @@ from orchestratord.services.cancellation import CancellationService
 from orchestratord.services.determinism import DeterminismService
 from orchestratord.services.devices import DeviceService
 from orchestratord.services.dispatch import Dispatcher
+from orchestratord.services.drains import DrainService
 from orchestratord.services.explanations import ExplanationService
 from orchestratord.services.jobs import Job, JobTable
 from orchestratord.services.kv_pressure import PERIOD_S as KV_PERIOD_S
@@ -63,6 +65,7 @@ from orchestratord.services.overview import OverviewService
 from orchestratord.services.records import DeterminismRecord
 from orchestratord.services.recovery import RecoveryService
 from orchestratord.services.replicas import ReplicaDirectory
+from orchestratord.services.rollouts import RolloutService
 from orchestratord.services.scheduling import SchedulingService
 from orchestratord.services.sessions import SessionService
 from orchestratord.services.slo import SloService
@@ -81,7 +84,9 @@ from orchestratord.settings import (
     slo_objectives,
 )
 from pool_managerd.gpu_watch import GpuWatch
+from pool_managerd.observer import Cause
 from pool_managerd.pool_host import PoolHost
+from pool_managerd.replica import ReplicaView
 from worker_adapters.adapter_api.types import EngineAdapter
 
 log = structlog.get_logger("orchestratord.app")
@@ -147,14 +152,14 @@ class Orchestrator:
             sampler_profiles(config),
             exact_counts=_has_budget(config),
         )
+        self.explanations = ExplanationService(
+            self.scheduling, self.jobs, self.admission.refused
+        )
         self.sessions = SessionService(
             self.scheduling,
             self.jobs,
             journal,
             config.sessions.ttl_ms,
-        self.explanations = ExplanationService(
-            self.scheduling, self.jobs, self.admission.refused
-        )
             budgeted=_has_budget(config),
         )
         self.recovery = RecoveryService(
@@ -187,6 +192,10 @@ class Orchestrator:
             jitter=random.random,
             gpus=GpuWatch(config.platform.gpu_telemetry_ms),
         )
+        self.drains = DrainService(self.scheduling, self.replicas, self.pool_host, self.telemetry)
+        self.rollouts = RolloutService(
+            self.scheduling, self.replicas, self.pool_host, self.drains, self.telemetry
+        )
         self.devices = DeviceService(self.pool_host.gpus, self.replicas, self.telemetry.metrics)
         self.overview = OverviewService(
             self.scheduling,
@@ -201,14 +210,15 @@ class Orchestrator:
         self.scheduling.on_dispatch = self.dispatcher.start
         self.scheduling.on_stop = self.dispatcher.stop
         self.scheduling.on_preempt = self.dispatcher.preempt
+        self.scheduling.on_moved = self.dispatcher.moved
         self.scheduling.on_ended = self.termination.evict
         self.replicas.report_broken = self.pool_host.report_broken
         self.replicas.report_doubtful = self.pool_host.report_doubtful
         self.replicas.on_lost = self.dispatcher.lose_replica
+        self.replicas.on_withdrawn = self.dispatcher.evacuate
         self.dispatcher.on_disturbance = self.hub.notice
         self.dispatcher.on_first_token = self.slo.first_token
         self.termination.on_end = self.slo.ended
-        self.scheduling.on_moved = self.dispatcher.moved
         if config.streams.on_disconnect == "cancel":
             self.hub.on_abandoned = self.cancellation.request
         for pool in config.pools:
@@ -223,23 +233,50 @@ class Orchestrator:
 
     def pool_health(self, pool_id: str) -> dict[str, Any]:
         """The pool host's view in the words of the contract (`PoolHealthSource`)."""
-        view = self.pool_host.health(pool_id)
+        host_id = self.replicas.host_of(pool_id)
+        view = self.pool_host.health(
+            host_id, lambda name: self.replicas.home(host_id, name) == pool_id
+        )
+        draining = self.drains.is_draining(pool_id)
         health: dict[str, Any] = {
             "live": view.live,
-            "ready": view.ready,
-            "draining": view.draining,
-            "state": view.state,
+            "ready": view.ready and not draining,
+            "draining": view.draining or draining,
+            "state": "Draining" if view.ready and draining else view.state,
+            "model_ref": self.replicas.pools[pool_id].model,
         }
+        if (reload := self.rollouts.status(pool_id)) is not None:
+            health["reload"] = reload
         if view.last_error is not None:
-            health["last_error"] = {
-                "code": view.last_error.code,
-                "message": view.last_error.message,
-                "at_ms": view.last_error.at_ms,
-            }
+            health["last_error"] = _last_error(view.last_error)
+        health["replicas"] = [
+            self._replica_health(pool_id, replica)
+            for replica in sorted(view.replicas, key=lambda replica: replica.id)
+        ]
+        return health
+
+    def _replica_health(self, pool_id: str, view: ReplicaView) -> dict[str, Any]:
+        """`ReplicaHealth` of the contract."""
+        take_overs = self.dispatcher.take_overs.of(pool_id, view.id)
+        health: dict[str, Any] = {
+            "id": view.id,
+            "state": str(view.state),
+            "cordoned": self.replicas.is_cordoned(pool_id, view.id),
+            "model_ref": self.replicas.model_of(self.replicas.host_of(pool_id), view.id),
+            "restarts": view.restarts,
+            "failovers": take_overs.failovers,
+            "mismatches": take_overs.mismatches,
+        }
+        if view.properties is not None:
+            health["model_digest"] = view.properties.model_digest
+            health["engine_version"] = view.properties.engine_version
+        if view.last_error is not None:
+            health["last_error"] = _last_error(view.last_error)
         return health
 
     def replica_state(self, pool_id: str, replica_id: str) -> str:
-        states = {r.id: r.state for r in self.pool_host.health(pool_id).replicas}
+        host_id = self.replicas.host_of(pool_id)
+        states = {r.id: r.state for r in self.pool_host.health(host_id).replicas}
         return str(states.get(replica_id, "Unloaded"))
 
     def ready(self) -> tuple[bool, str]:
@@ -248,7 +285,7 @@ class Orchestrator:
             return False, "the journal cannot be written"
         if any(True for _ in self.replicas.ready()):
             return True, ""
-        states = ", ".join(f"{p}: {self.pool_host.health(p).state}" for p in self.replicas.pools)
+        states = ", ".join(f"{p}: {self.pool_health(p)['state']}" for p in self.replicas.pools)
         return False, f"no pool is Ready ({states})"
 
     def look_at_objectives(self) -> None:
@@ -269,7 +306,14 @@ class Orchestrator:
         )
         return Gate(
             data_plane if data else None,
-            ControlApp(ControlPlane(self.overview, self.devices), orchcontrol_v1.contract_text())
+            ControlApp(
+                ControlPlane(
+                    self.overview,
+                    self.devices,
+                    PoolOrders(self.overview, self.drains, self.rollouts),
+                ),
+                orchcontrol_v1.contract_text(),
+            )
             if control
             else None,
             PublicPages(self.ready, self.render_metrics),
@@ -321,6 +365,11 @@ class Orchestrator:
             await asyncio.wait_for(self.dispatcher.idle.wait(), deadline_s)
         self.dispatcher.abandon()
         self.hub.close_all(waiting_only=False)
+
+
+def _last_error(cause: Cause) -> dict[str, Any]:
+    """`LastError` of the contract."""
+    return {"code": str(cause.code), "message": cause.message, "at_ms": cause.at_ms}
 
 
 def _has_budget(config: Config) -> bool:
@@ -388,6 +437,7 @@ async def _serve(orchestrator: Orchestrator, host: str, port: int, logs: LineBuf
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     loop.add_signal_handler(signal.SIGHUP, _refuse_reload)
+    gc.set_threshold(*GC_THRESHOLDS)  # a replay makes a great many objects
     orchestrator.replicas.start()
     orchestrator.recovery.run()
     control_port = config.server.control_port
@@ -420,7 +470,6 @@ async def _serve(orchestrator: Orchestrator, host: str, port: int, logs: LineBuf
     # What exists now lives as long as the process: the collector need not walk it again and again.
     gc.collect()
     gc.freeze()
-    gc.set_threshold(*GC_THRESHOLDS)
     sys.setswitchinterval(SWITCH_INTERVAL_S)
     _announce([sock for _, sock in servers], host)
     await stop.wait()
@@ -430,6 +479,8 @@ async def _serve(orchestrator: Orchestrator, host: str, port: int, logs: LineBuf
     await asyncio.gather(
         *(server.stop(reserve_s / 2) for server, _ in servers),
         orchestrator.pool_host.stop(reserve_s * 0.75),
+        orchestrator.rollouts.close(),
+        orchestrator.drains.close(),
     )
     for tick in ticks:
         tick.cancel()

@@ -12,8 +12,9 @@ ORCH-3002, ORCH-3010, ORCH-3018, ORCH-3031, OC-POOL-3001, OC-POOL-3003, OC-POOL-
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import secrets
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -190,6 +191,22 @@ class PoolHost:
         for replica_id in ids:
             self._begin(self._seat(settings, replica_id), [])
 
+    def replica_ids(self, pool_id: str) -> tuple[str, ...]:
+        """The pool's replicas in the order in which they came. Raises KeyError for an unknown
+        pool."""
+        return tuple(self._seats[pool_id])
+
+    def launch_count(self, pool_id: str) -> int:
+        """How many engines the pool's configuration launches; 0 where somebody else runs them.
+        Raises KeyError for an unknown pool."""
+        launch = self._pools[pool_id].launch
+        return 0 if launch is None else launch.count
+
+    def launch_model(self, pool_id: str, model: str, replica_ids: Sequence[str]) -> None:
+        """Launch more replicas of the pool that serve another model. Raises as `add_replicas`."""
+        settings = dataclasses.replace(self._pools[pool_id], model=model, external=())
+        self.add_replicas(pool_id, settings, replica_ids)
+
     def drain_replica(self, pool_id: str, replica_id: str) -> bool:
         """It finishes what runs and is shown as Draining; False where it was not Ready. Raises
         KeyError for an unknown one, as all orders do."""
@@ -199,30 +216,28 @@ class PoolHost:
         """It is Ready again; False where it was not Draining."""
         return self._seats[pool_id][replica_id].replica.lift()
 
-    async def stop_replica(
+    def stop_replica(
         self, pool_id: str, replica_id: str, grace_s: float, message: str
-    ) -> None:
-        """It stops, for the reason in `message`: an engine of ours ends (SIGKILL after `grace_s`
-        seconds), one of somebody else's is left alone. Returns when nothing is left; idempotent."""
+    ) -> Awaitable[None]:
+        """It stops now, for the reason in `message`: an engine of ours ends (SIGKILL after
+        `grace_s` seconds), one of somebody else's is left alone. What is returned is done when
+        nothing is left; idempotent."""
         seat = self._seats[pool_id][replica_id]
         seat.replica.drained(seat.replica.cause(CauseCode.DRAINED, message))
-        await self._end(seat, grace_s)
+        return self._end(seat, grace_s)
 
     def start_replica(self, pool_id: str, replica_id: str) -> None:
         """A stopped replica starts again, once nothing is left of its engine; any other goes on as
         it is."""
         seat = self._seats[pool_id][replica_id]
-        if seat.supervisor is None and not self._stopped:
+        if seat.supervisor is None:
             self._begin(seat, [])
 
     async def remove_replica(self, pool_id: str, replica_id: str, grace_s: float) -> None:
         """It stops and is forgotten; nothing happens to one that is not known."""
-        seat = self._seats[pool_id].get(replica_id)
-        if seat is None:
-            return
-        seat.replica.drained(seat.replica.cause(CauseCode.DRAINED, "the replica was removed"))
-        await self._end(seat, grace_s)
-        self._seats[pool_id].pop(replica_id, None)
+        if replica_id in self._seats[pool_id]:
+            await self.stop_replica(pool_id, replica_id, grace_s, "the replica was removed")
+            self._seats[pool_id].pop(replica_id, None)
 
     # --- what others notice ------------------------------------------------------------------
 
@@ -267,9 +282,13 @@ class PoolHost:
         ]
         return report_of(self._gpus.latest(), self._gpus.owners, running)
 
-    def health(self, pool_id: str) -> PoolHealthView:
-        """A pool as it is now. Raises KeyError for an unknown one."""
-        replicas = tuple(seat.replica.view() for seat in self._seats[pool_id].values())
+    def health(
+        self, pool_id: str, counts: Callable[[str], bool] = lambda replica_id: True
+    ) -> PoolHealthView:
+        """A pool as it is now, of its replicas only those that count. Raises KeyError for an
+        unknown one."""
+        seats = self._seats[pool_id]
+        replicas = tuple(seat.replica.view() for name, seat in seats.items() if counts(name))
         states = {replica.state for replica in replicas}
         state = next(
             (public for own, public in _BEST_FIRST if own in states), ReplicaState.UNLOADED
@@ -310,6 +329,8 @@ class PoolHost:
 
     def _begin(self, seat: _Seat, awaited: Sequence[Replica]) -> None:
         """A supervisor takes the replica on, once nothing is left of the last one."""
+        if self._stopped:
+            return
         replica, ending = seat.replica, seat.ending
         supervisor = self._factory.make(replica, seat.settings, seat.external)
         if supervisor is None:
@@ -331,9 +352,9 @@ class PoolHost:
         seat.work = asyncio.create_task(run(), name=f"replica {replica.pool_id}/{replica.id}")
         seat.work.add_done_callback(_report_defect)
 
-    async def _end(self, seat: _Seat, grace_s: float) -> None:
-        """Nobody looks after the replica any more, and nothing of its engine is left. Not cut short
-        when the caller is: the engine must not outlive its supervision."""
+    def _end(self, seat: _Seat, grace_s: float) -> Awaitable[None]:
+        """From now on nobody looks after the replica; what is returned is done when nothing of its
+        engine is left. Not cut short when a waiter is: no engine outlives its supervision."""
         supervisor, work = seat.supervisor, seat.work
         if supervisor is not None and work is not None:
             seat.supervisor = seat.work = None
@@ -348,8 +369,11 @@ class PoolHost:
                 self._preload.release((seat.replica.pool_id, seat.replica.id))
 
             seat.ending = asyncio.create_task(end(), name=f"end of {seat.replica.id}")
-        if seat.ending is not None:
-            await asyncio.shield(seat.ending)
+        return asyncio.shield(seat.ending) if seat.ending is not None else _nothing()
+
+
+async def _nothing() -> None:
+    """There was nothing to end."""
 
 
 def _report_defect(task: asyncio.Task[None]) -> None:

@@ -20,6 +20,7 @@ from starlette.responses import Response
 from orchestrator_core.errors import Code
 from orchestratord.api.errors import HttpError, error_response, invalid
 from orchestratord.api.http_server import Headers
+from orchestratord.api.pool_orders import PoolOrders
 from orchestratord.api.types import AsgiApp, Exchange, Message
 from orchestratord.services.devices import DeviceService
 from orchestratord.services.overview import OverviewService
@@ -38,7 +39,9 @@ Answer = tuple[Any, int]
 class ControlPlane:
     """The handlers, by operation id. What this version does not serve answers 501."""
 
-    def __init__(self, overview: OverviewService, devices: DeviceService) -> None:
+    def __init__(
+        self, overview: OverviewService, devices: DeviceService, orders: PoolOrders
+    ) -> None:
         self._overview = overview
         self._devices = devices
         self.handlers: dict[str, Callable[..., Any]] = {
@@ -46,6 +49,7 @@ class ControlPlane:
             "list_replicasets": self.list_replicasets,
             "get_capabilities": self.get_capabilities,
             "list_devices": self.list_devices,
+            **orders.handlers,
         }
 
     async def pool_health(self, id: str) -> Answer:

@@ -13,7 +13,7 @@ still be heard is decided in both.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 
 import msgspec
 import structlog
@@ -70,6 +70,7 @@ class Dispatcher:
         self._jobs = jobs
         self._journal = journal
         self._running: dict[str, Attempt] = {}
+        self.take_overs = TakeOverHistory()
         self.idle = asyncio.Event()
         self.idle.set()
         self.on_disturbance: Callable[[Job], None] | None = None
@@ -95,12 +96,12 @@ class Dispatcher:
         job.engine_version = replica.properties.engine_version
         job.model_digest = replica.properties.model_digest
         self.telemetry.started(job, replica)
-        if job.preempted:
         self._note_start(job, dispatch)
         if job.displaced:
             job.displaced = False
             # Neither the wait nor the work that is done again counts against `timeouts.wall_ms`.
             job.excused_s = self.monotonic() - job.first_dispatch_s
+        if job.preempted:
             self._resume(job)
         elif job.failovers:
             self._tell(job)  # which replica took over
@@ -171,7 +172,6 @@ class Dispatcher:
         # Neither the wait nor the work that is done again counts against `timeouts.wall_ms`.
         job.excused_s = self.monotonic() - job.first_dispatch_s
         self.telemetry.resumed(job)
-        log.info("task.resumed", **self.telemetry.log_fields(job), tokens_out=job.log.tokens)
         self._tell(job)
 
     def moved(self, job: Job, pool_id: str) -> None:
@@ -218,14 +218,24 @@ class Dispatcher:
             if (attempt.job.pool_id, attempt.job.replica_id) == (pool_id, replica_id):
                 self.worker_lost(attempt, EngineError(EngineFault.RESET, "the worker is gone"))
 
-    def worker_lost(self, attempt: Attempt, error: EngineError) -> None:
+    def evacuate(self, pool_id: str, replica_ids: Collection[str]) -> None:
+        """Every attempt on replicas that were withdrawn, with their connections still whole, goes
+        on elsewhere; one of which nothing was shown begins anew wherever its model is served."""
+        for attempt in self.running:
+            job = attempt.job
+            if job.pool_id == pool_id and job.replica_id in replica_ids:
+                error = EngineError(EngineFault.RESET, "the worker was drained")
+                self.worker_lost(attempt, error, drained=True)
+
+    def worker_lost(self, attempt: Attempt, error: EngineError, *, drained: bool = False) -> None:
         """Resume elsewhere where that keeps every promise, else end with WORKER_RESET."""
         job = attempt.job
         if self._release(job) is None:
             return
         attempt.detach()
         strict = job.task.determinism is Determinism.STRICT
-        broken = job.attempts - job.preemptions
+        job.drains += drained
+        broken = job.attempts - job.preemptions - job.drains
         resume = (strict or not job.log.tokens) and broken < MAX_ATTEMPTS
         self.telemetry.failover(job, "resumed" if resume else "lost")
         log.warning(
@@ -239,6 +249,8 @@ class Dispatcher:
         )
         if resume:
             job.failovers += 1
+            job.note(decision_log.worker_lost(self.scheduling.clock_ms(), job, error.message))
+            job.lost_s = job.lost_s or self.monotonic()
             job.kv_warm = False
             job.phase = Phase.WAITING
             self._tell(job)
@@ -249,20 +261,23 @@ class Dispatcher:
                     Code.WORKER_RESET,
                     Reason.WORKER,
                     f"the worker was lost after {job.log.tokens} tokens: {error.message}",
-            job.note(decision_log.worker_lost(self.scheduling.clock_ms(), job, error.message))
-            job.lost_s = job.lost_s or self.monotonic()
                     retriable=True,
                     engine=job.task.engine,
                     pool_id=job.pool_id,
                 ),
             )
-        if error.fault is EngineFault.RESET:
+        anew = drained and not job.log.tokens and not job.recovered
+        if drained:
+            job.displaced = True
+            if anew:
+                job.begun = None  # where it runs next is written down again
+        elif error.fault is EngineFault.RESET:
             self.replicas.connection_lost(job.pool_id, attempt.replica.id, error.message)
         else:
             # One task's error says little of the engine: its neighbours go on unless a probe,
             # asked for now, says that it is gone.
-            self.replicas.report_doubtful(job.pool_id, attempt.replica.id)
-        self.scheduling.step(WorkerLost(job.task.key, resume, job.log.tokens))
+            self.replicas.doubt(job.pool_id, attempt.replica.id)
+        self.scheduling.step(WorkerLost(job.task.key, resume, job.log.tokens, anew))
 
     def finished(self, attempt: Attempt, end: DecodeEnd, result: object = None) -> None:
         """The answer is complete."""
@@ -270,6 +285,8 @@ class Dispatcher:
         if not end.decode_ms and job.first_token_ms:  # an engine that does not time itself
             decode_ms = round((self.monotonic() - job.first_token_s) * 1000)
             end = msgspec.structs.replace(end, decode_ms=decode_ms)
+        if job.lost_s:
+            self.recovered(attempt)
         self._release(job)
         attempt.detach()
         job.tokens_in = end.tokens_in
@@ -289,6 +306,14 @@ class Dispatcher:
                 cached_tokens=end.cached_tokens,
             )
         )
+
+    def recovered(self, attempt: Attempt) -> None:
+        """A task whose worker was lost goes on to where nobody has been before (ORCH-3201)."""
+        job = attempt.job
+        recovery_ms = (self.monotonic() - job.lost_s) * 1000
+        job.lost_s = 0.0
+        self.take_overs.of(job.pool_id, job.replica_id).failovers += 1
+        self.telemetry.recovered(job, recovery_ms)
 
     def _release(self, job: Job) -> Attempt | None:
         attempt = self._running.pop(job.task.key, None)
@@ -378,6 +403,8 @@ class Attempt:
                 return
             pieces = fresh
         job = self.job
+        if job.lost_s:
+            self._dispatcher.recovered(self)
         if not job.first_token_ms:
             job.first_token_ms = self._dispatcher.scheduling.clock_ms()
             job.first_token_s = self.progress_at_s
@@ -416,6 +443,7 @@ class Attempt:
     def _mismatch(self) -> None:
         """Other bytes than before: end the stream, send nothing of this run (ORCH-3201)."""
         job = self.job
+        self._dispatcher.take_overs.of(job.pool_id, self.replica.id).mismatches += 1
         self._dispatcher.telemetry.failover(job, "mismatch")
         log.error(
             "task.failover_mismatch",

@@ -95,12 +95,17 @@ class Job:
     ended_ms: int = 0
     attempts: int = 0
     failovers: int = 0
+    # On the monotonic clock: when its worker was lost; 0 as soon as its stream goes on.
+    lost_s: float = 0.0
     # Interrupted for a more urgent task and not running yet again; how often that happened; and
     # whether it was removed for one while it waited.
     preempted: bool = False
     preemptions: int = 0
     made_way: bool = False
-    # Of the time since its first dispatch: what preemption cost it.
+    # Its worker was drained under it: so often, and it is not running yet again.
+    drains: int = 0
+    displaced: bool = False
+    # Of the time since its first dispatch: what preemption and drains cost it.
     excused_s: float = 0.0
     session_until_ms: int = 0
     refused: bool = False  # its admission could not be written: it never was
@@ -110,17 +115,17 @@ class Job:
     kv_warm: bool = False
     # Came back with a restart: clients may have seen more of it than its log holds.
     recovered: bool = False
-
-    @property
-    def retained_bytes(self) -> int:
-        result_bytes = len(self.log.terminal[1]) if self.log.terminal is not None else 0
-        blocks_bytes = BLOCK_BYTES * len(self.task.prefix_blocks)
     # What was decided about it, in this order; of too many the first and the newest.
     decisions: list[Decision] = field(default_factory=list)
 
     def note(self, decision: Decision) -> None:
         """Something was decided about it. O(1)."""
         note(self.decisions, decision)
+
+    @property
+    def retained_bytes(self) -> int:
+        result_bytes = len(self.log.terminal[1]) if self.log.terminal is not None else 0
+        blocks_bytes = BLOCK_BYTES * len(self.task.prefix_blocks)
         decisions_bytes = DECISION_BYTES * len(self.decisions)
         own_bytes = JOB_OVERHEAD_BYTES + result_bytes + blocks_bytes + decisions_bytes
         return own_bytes + self.log.text_bytes

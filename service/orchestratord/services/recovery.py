@@ -193,7 +193,8 @@ class RecoveryService:
         # Whatever came before is of another task that had this id.
         past.started.discard(key)
         past.ended.pop(key, None)
-        fact = Recover(job.task, job.pool_id, record.admitted_ms or record.arrived_ms)
+        home = job.pool_id if self._serves(job) else ""
+        fact = Recover(job.task, home, record.admitted_ms or record.arrived_ms)
         past.facts.append((job, fact))
         self._jobs.use_row(job, row)
         session = past.sessions.get(job.task.session_key)
@@ -201,6 +202,12 @@ class RecoveryService:
             session = _SessionPast(record.session_created_ms)
             past.sessions[job.task.session_key] = session
         session.turns = record.session_turns
+
+    def _serves(self, job: Job) -> bool:
+        """Whether its pool is still there and has its model: a reload is forgotten with a restart.
+        A digest is the pool's until its replicas say otherwise."""
+        pool, model_ref = self._pools.get(job.pool_id), job.task.model_ref
+        return pool is not None and (model_ref in pool.spec.model_refs or "sha256:" in model_ref)
 
     def _restore(self, past: _Past, now_ms: int) -> Recovered:
         """Jobs become what the records say of them, and the core goes through what happened."""
@@ -214,7 +221,7 @@ class RecoveryService:
         for job in reset:
             self._reset(job)
         for number, (job, fact) in enumerate(past.facts):
-            if job.phase is Phase.ENDED and job.pool_id not in self._pools:
+            if job.phase is Phase.ENDED and not self._serves(job):
                 continue  # nobody's share or quota any more
             if isinstance(fact, RecoverStarted) and number < past.known_from:
                 fact = msgspec.structs.replace(fact, charged=False)

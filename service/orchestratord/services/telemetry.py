@@ -213,6 +213,19 @@ class Telemetry:
             engine=job.task.engine, pool_id=job.pool_id, outcome=outcome
         ).inc()
 
+    def recovered(self, job: Job, recovery_ms: float) -> None:
+        """A stream goes on, so long after its worker was lost."""
+        self.metrics.failover_recovery_ms.labels(
+            engine=job.task.engine, pool_id=job.pool_id
+        ).observe(recovery_ms)
+        log.info(
+            "task.failed_over",
+            **self.log_fields(job),
+            recovery_ms=round(recovery_ms, 1),
+            tokens_out=job.log.tokens,
+            failovers=job.failovers,
+        )
+
     def log_fields(self, job: Job) -> dict[str, Any]:
         """The fields of ORCH-3027 and ORCH-3094 that hold at any time of a task's life."""
         task = job.task
@@ -243,6 +256,29 @@ class Telemetry:
         self._pool_fields[spec.id] = fields
         for policy in spec.priorities:
             self._weights[spec.id, policy.name] = policy.weight
+        for tenant in spec.tenants:
+            self._tenant_weights[spec.id, tenant.id] = tenant.weight
+
+    def weights(self, pool_id: str, priority: Priority, tenant: str) -> tuple[int | None, int]:
+        """Of the class in the pool, where it has been told of it, and of the tenant (default 1)."""
+        weight = self._weights.get((pool_id, priority))
+        return weight, self._tenant_weights.get((pool_id, tenant), 1)
+
+    def pool_like(self, spec: PoolSpec, other_id: str) -> None:
+        """Another pool, with the fields of a known one."""
+        self.pool_added(spec, self._pool_fields.get(other_id, {}))
+
+    def pool_removed(self) -> None:
+        """A pool's figures are unknown now; those of the others are set again when somebody asks.
+        What was counted stays."""
+        metrics = self.metrics
+        for gauge in (
+            metrics.queue_depth,
+            metrics.tasks_running,
+            metrics.slots,
+            metrics.slots_busy,
+        ):
+            gauge.clear()
 
     def replica_ready(self, replica: Replica) -> None:
         self._of(replica)
@@ -256,27 +292,6 @@ class Telemetry:
     def kv_usage(self, replica: Replica, usage_ratio: float) -> None:
         """How much of its KV a replica has in use, 0..1."""
         self.metrics.kv_cache_usage_ratio.labels(
-        for tenant in spec.tenants:
-            self._tenant_weights[spec.id, tenant.id] = tenant.weight
-
-    def weights(self, pool_id: str, priority: Priority, tenant: str) -> tuple[int | None, int]:
-        """Of the class in the pool, where it has been told of it, and of the tenant (default 1)."""
-        weight = self._weights.get((pool_id, priority))
-        return weight, self._tenant_weights.get((pool_id, tenant), 1)
-
-    def pool_like(self, spec: PoolSpec, other_id: str) -> None:
-        """Another pool, with the fields of a known one."""
-        self.pool_added(spec, self._pool_fields.get(other_id, {}))
-
-    def pool_removed(self, spec: PoolSpec) -> None:
-        """Nobody asks for its figures any more; what was counted stays."""
-        for gauge in (
-            self.metrics.queue_depth,
-            self.metrics.tasks_running,
-            self.metrics.slots,
-            self.metrics.slots_busy,
-        ):
-            gauge.remove_by_labels({"pool_id": spec.id})
             engine=replica.set_key.engine,
             engine_version=replica.properties.engine_version,
             pool_id=replica.pool_id,
@@ -318,6 +333,16 @@ class Telemetry:
     def out_of_memory(self, spec: PoolSpec, memory: str) -> None:
         self.metrics.oom_events_total.labels(
             engine=spec.engine, pool_id=spec.id, reason=memory
+        ).inc()
+
+    def drained(self, spec: PoolSpec, outcome: str) -> None:
+        """A drain of a pool or a replica ended: idle, deadline or lifted."""
+        self.metrics.drains_total.labels(engine=spec.engine, pool_id=spec.id, outcome=outcome).inc()
+
+    def reloaded(self, spec: PoolSpec, outcome: str) -> None:
+        """A reload of a pool went on: switched, canary, promoted, rolled-back or failed."""
+        self.metrics.reloads_total.labels(
+            engine=spec.engine, pool_id=spec.id, outcome=outcome
         ).inc()
 
     def device_error(self, spec: PoolSpec, fault: str) -> None:
