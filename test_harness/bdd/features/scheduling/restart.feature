@@ -1,5 +1,6 @@
 Feature: A restart in the middle
-  The service may die at any moment. What it has promised it keeps: order, shares and budgets.
+  The service may die at any moment. What it has promised it keeps: order, shares, budgets and
+  quotas.
 
   Background:
     Given pool "durable" with 1 engine of 1 slot and
@@ -7,6 +8,10 @@ Feature: A restart in the middle
       queue: { capacity: 256, full_policy: reject }
       admission:
         fairness: { kind: wfq, tenants: [ { id: acme, weight: 3 }, { id: zeta, weight: 1 } ] }
+      """
+    And pool "metered" with 1 engine of 1 slot and
+      """
+      admission: { fairness: { kind: wfq, tenants: [ { id: zeta, rps: 0.01 } ] } }
       """
     And the section sessions says
       """
@@ -46,3 +51,35 @@ Feature: A restart in the middle
     Then in "durable" the tokens of "acme" and "zeta" were 3 to 1 while both waited
     And all of "acme" end well
     And all of "zeta" end well
+
+  @ORCH-3203 @ORCH-3075
+  Scenario: Who has had its turn does not get it again
+    Given the engines of "durable" stop after 5 tokens of each task
+    When zeta submits to "durable"
+      | task        | max_tokens |
+      | in the slot | 20         |
+    And zeta submits 2 batch tasks "zeta" of 20 tokens to "durable"
+    And acme submits 4 batch tasks "acme" of 20 tokens to "durable"
+    And "in the slot" is read up to token 5 and cancelled
+    And the service is killed and started again
+    And the engines of "durable" go on
+    Then "durable" ran "in the slot", "zeta 1", "acme 1", "acme 2", "acme 3", "zeta 2", "acme 4" in this order
+    And all of "acme" end well
+
+  @ORCH-3203 @ORCH-3077
+  Scenario: A quota that is used up stays used up
+    When zeta submits to "metered"
+      | task  |
+      | first |
+    And the service is killed and started again
+    And zeta submits to "metered"
+      | task   |
+      | second |
+    And acme submits to "metered"
+      | task  |
+      | other |
+    Then "second" is refused with
+      | code         | ADMISSION_REJECT |
+      | policy_label | quota            |
+      | retriable    | true             |
+    And "first" and "other" end well
