@@ -81,6 +81,7 @@ def test_replica_sets_pool_health_and_metrics_tell_what_was_measured(
         engine.break_decodes()
         error = stream.rest()[-1]
         engine.allow()
+        service.wait_metric("replica_ready", 1)  # a set without a Ready replica is not listed
 
         slo = replica_set(service)
         with service.probe(CONTROL_KEY) as operator:
