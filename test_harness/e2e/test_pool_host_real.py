@@ -43,8 +43,9 @@ def host_of(pool: PoolSettings, run_dir: Path, recorder: ReplicaRecorder) -> Poo
 
 @pytest.mark.req("ORCH-3002")
 @pytest.mark.req("ORCH-3032")
+@pytest.mark.req("ORCH-3049")
 @pytest.mark.req("OC-POOL-3001")
-@pytest.mark.req("OC-POOL-3030", partial="preloads and restarts; no memory or driver figures")
+@pytest.mark.req("OC-POOL-3030", partial="memory and driver figures")
 def test_two_real_replicas_get_ready_survive_a_kill_and_leave_nothing_behind(
     tmp_path: Path,
 ) -> None:
@@ -83,6 +84,7 @@ def test_two_real_replicas_get_ready_survive_a_kill_and_leave_nothing_behind(
     marker = asyncio.run(scenario())
 
     assert list(carriers_of(marker)) == []
+    assert recorder.self_tests == [True, True, True]  # before each first Ready of an engine
     for properties in recorder.properties:
         assert properties.model_digest == f"sha256:{SMOLLM2_SHA256}"
         assert "xllamacpp-" in properties.engine_version

@@ -6,7 +6,7 @@ import pytest
 
 from pool_managerd.backoff import Backoff
 
-pytestmark = pytest.mark.req("OC-POOL-3011", partial="no circuit breaker beside the backoff")
+pytestmark = pytest.mark.req("OC-POOL-3011", partial="the circuit breaker")
 
 
 def test_delays_double_from_half_a_second_to_thirty() -> None:
