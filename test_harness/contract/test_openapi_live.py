@@ -290,6 +290,9 @@ def test_pool_health_replica_sets_and_capabilities(probe: HttpProbe) -> None:
         "state": "Ready",
     }
     assert health["metrics"]["slots_total"] == 2
+    (replica,) = health["replicas"]
+    assert (replica["id"], replica["state"], replica["restarts"]) == ("r0", "Ready", 0)
+    assert replica["engine_version"] == "llama.cpp gated-1"
     assert (replica_set["engine"], replica_set["slots_total"]) == ("llamacpp", 2)
     assert replica_set["engine_version"] == "llama.cpp gated-1"
     assert [(r["id"], r["pool_id"], r["state"]) for r in replica_set["replicas"]] == [

@@ -26,7 +26,7 @@ class PoolHealthSource(Protocol):
     """The pool host's view of one pool."""
 
     def pool_health(self, pool_id: str) -> dict[str, Any]:
-        """`live`, `ready`, `draining`, `state`, and `last_error` where there was one."""
+        """`live`, `ready`, `draining`, `state`, `replicas`, and a `last_error`."""
         ...
 
     def replica_state(self, pool_id: str, replica_id: str) -> str: ...
