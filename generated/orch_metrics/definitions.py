@@ -588,7 +588,7 @@ class ReplicaReady:
 
 
 class ReplicaState:
-    """1 for the state that the replica is in, 0 for the others."""
+    """1 for the state that the replica is in, 0 for the others; all are 0 while it is Unloaded or Stopped."""
 
     def __init__(self, metric: Gauge) -> None:
         self._metric = metric
@@ -1128,7 +1128,7 @@ class OrchMetrics:
         self.replica_state = ReplicaState(
             Gauge(
                 "replica_state",
-                "1 for the state that the replica is in, 0 for the others.",
+                "1 for the state that the replica is in, 0 for the others; all are 0 while it is Unloaded or Stopped.",
                 ("engine", "pool_id", "replica_id", "state"),
                 registry=registry,
             )
@@ -1550,7 +1550,7 @@ DEFINITIONS: tuple[Definition, ...] = (
         "gauge",
         "bool",
         ("engine", "pool_id", "replica_id", "state"),
-        "1 for the state that the replica is in, 0 for the others.",
+        "1 for the state that the replica is in, 0 for the others; all are 0 while it is Unloaded or Stopped.",
         ("OC-POOL-3003",),
     ),
     Definition(
