@@ -95,7 +95,7 @@ class Shortage:
 
     def __str__(self) -> str:
         parts = ", ".join(f"{name} {size_text(size)}" for name, size in self.demand.parts() if size)
-        kept = f", of which {size_text(self.reserve_bytes)} stay free" if self.reserve_bytes else ""
+        kept = f" and {size_text(self.reserve_bytes)} shall stay free" if self.reserve_bytes else ""
         return (
             f"needs {size_text(self.demand.total_bytes)} {where(self.place)} ({parts}), "
             f"{size_text(self.room.free_bytes)} are free{kept}"

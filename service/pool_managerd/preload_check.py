@@ -121,7 +121,7 @@ class PreloadCheck:
             if plan.estimate is not None:
                 self._held[owner] = plan.estimate
         if plan.unchecked:
-            _log.warning("preload.unchecked", pool_id=pool.id, cause=plan.unchecked)
+            _log.info("preload.unchecked", pool_id=pool.id, cause=plan.unchecked)
         if plan.reduced:
             _log.warning("preload.reduced", pool_id=pool.id, slots=plan.slots, ctx=plan.ctx)
         return plan
