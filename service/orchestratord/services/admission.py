@@ -316,7 +316,6 @@ class AdmissionService:
             correlation_id=draft.correlation_id,
             body_digest=draft.body_digest,
             payload=payload,
-            decisions=self.refused.admitted(draft.key),
         )
         # Registered before the step: the core may lease a slot for it at once.
         self._jobs.add(job)
@@ -367,6 +366,7 @@ class AdmissionService:
         assert job.payload is not None, "it has not ended"
         job.session_until_ms = task.arrived_ms + session.ttl_ms_remaining
         record = _record(job, job.payload, session.created_ms, session.turns, admitted_ms)
+        job.decisions = self.refused.admitted(task.key)
         job.admitted = self._journal.append(records.encode(record))
 
     def _profile(self, draft: Draft) -> _Profile | Refusal:

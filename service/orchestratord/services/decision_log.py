@@ -115,9 +115,10 @@ def started(
 
 
 def _why_again(job: Job) -> str:
-    if job.preempted:
-        return "preempted"
-    return "worker-lost" if job.failovers else "recovered"
+    last = job.decisions[-1] if job.decisions else None
+    if isinstance(last, Moved):
+        return last.reason
+    return "preempted" if isinstance(last, Preempted) else "recovered"
 
 
 def preempted(at_ms: int, job: Job) -> Preempted:
@@ -127,11 +128,11 @@ def preempted(at_ms: int, job: Job) -> Preempted:
     return Preempted(at_ms, "urgent", job.replica_id, ran_ms, job.log.tokens, job.preemptions)
 
 
-def worker_lost(at_ms: int, job: Job, cause: str) -> Moved:
-    """Its worker is gone; it will be decoded again elsewhere."""
+def worker_lost(at_ms: int, job: Job, cause: str, *, drained: bool) -> Moved:
+    """Its worker is gone, or has to go (`drained`); it will be decoded again elsewhere."""
     return Moved(
         at_ms,
-        "worker-lost",
+        "drained" if drained else "worker-lost",
         job.pool_id,
         from_replica_id=job.replica_id,
         tokens_out=job.log.tokens,

@@ -103,8 +103,8 @@ class Dispatched(Decision, frozen=True):
 
 
 class Resumed(Dispatched, frozen=True):
-    """It got one again: after it was preempted, lost its worker (worker-lost) or the service
-    restarted (recovered); `waited_ms` since then."""
+    """It got one again: after it was preempted, had to move (its reason) or the service restarted
+    (recovered); `waited_ms` since then."""
 
     kind: ClassVar[str] = "resumed"
 
@@ -121,8 +121,8 @@ class Preempted(Decision, frozen=True):
 
 
 class Moved(Decision, frozen=True):
-    """It cannot stay where it was: its worker was lost (worker-lost), or its pool takes it no more
-    (pool)."""
+    """It cannot stay where it was: its worker was lost (worker-lost) or had to go (drained), or its
+    pool takes it no more (pool)."""
 
     kind: ClassVar[str] = "moved"
 

@@ -249,7 +249,8 @@ class Dispatcher:
         )
         if resume:
             job.failovers += 1
-            job.note(decision_log.worker_lost(self.scheduling.clock_ms(), job, error.message))
+            at_ms = self.scheduling.clock_ms()
+            job.note(decision_log.worker_lost(at_ms, job, error.message, drained=drained))
             job.lost_s = job.lost_s or self.monotonic()
             job.kv_warm = False
             job.phase = Phase.WAITING

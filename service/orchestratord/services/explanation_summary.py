@@ -25,6 +25,8 @@ RECOVERED = "The service restarted since it was admitted: of before only its pro
 _AGAIN = {
     "preempted": "after a more urgent task",
     "worker-lost": "after its worker was lost",
+    "drained": "after its worker was drained",
+    "pool": "in another pool",
     "recovered": "after a restart of the service",
 }
 
@@ -49,23 +51,21 @@ def waiting(
             f"Interrupted for a more urgent task after {duration(last.ran_ms)} and "
             f"{_tokens(last.tokens_out)}; it is decoded again, what its readers have stays."
         )
-    elif isinstance(last, Moved) and last.reason == "worker-lost":
+    elif isinstance(last, Moved) and last.from_replica_id is not None:
         sentences.append(
-            f"Its worker {last.from_replica_id} was lost after {_tokens(last.tokens_out or 0)} "
+            f"Its worker {last.from_replica_id} is gone after {_tokens(last.tokens_out or 0)} "
             f"({last.cause}); it goes on with another replica."
         )
     elif isinstance(last, Moved):
         sentences.append(f"Pool {last.from_pool_id} takes it no more.")
-    place = f"Waits in pool {pool_id}"
+    place = f"behind {_count(outlook.position, 'task')}" if outlook.position else "next in turn"
     if not outlook.serving:
-        place += ", where no replica takes work at the moment"
+        place += "; no replica takes work there at the moment"
     elif outlook.held:
-        place += f" while tenant {flow.partition('/')[0]} has all its quotas allow there"
-    if outlook.position:
-        place += f" behind {_count(outlook.position, 'task')}"
+        place += f"; tenant {flow.partition('/')[0]} has all that its quotas allow there"
     else:
-        place += " as the next in turn"
-    sentences.append(f"{place}; starts in about {duration(outlook.start_ms)}.")
+        place += f"; starts in about {duration(outlook.start_ms)}"
+    sentences.append(f"Waits in pool {pool_id} {place}.")
     if share is not None:
         sentences.append(
             f"{flow} got {_percent(share.observed)} of the tokens lately, "
