@@ -18,6 +18,7 @@ import structlog
 
 from harness_kit.core_builders import T0_MS, make_pool
 from harness_kit.service_clients import Connection, StreamClient
+from harness_kit.virtual_engines import VirtualEngines
 from harness_kit.virtual_time import run_virtual
 from orchestrator_core.admission.circuit_breaker import BreakerPolicy
 from orchestrator_core.limits import Limits
@@ -29,10 +30,12 @@ from orchestratord.services.admission import AdmissionService, Draft, Outcome
 from orchestratord.services.breakers import BreakerService
 from orchestratord.services.cancellation import CancellationService
 from orchestratord.services.dispatch import Dispatcher
+from orchestratord.services.drains import DrainService
 from orchestratord.services.explanations import ExplanationService
 from orchestratord.services.jobs import Job, JobTable, Promise
 from orchestratord.services.recovery import Recovered, RecoveryService
 from orchestratord.services.replicas import PoolTraits, ReplicaDirectory
+from orchestratord.services.rollouts import RolloutService
 from orchestratord.services.scheduling import SchedulingService
 from orchestratord.services.sessions import SessionService
 from orchestratord.services.slo import Objective, SloService
@@ -159,9 +162,7 @@ class Life:
             setup.profiles,
             exact_counts=setup.exact_counts,
         )
-        self.explanations = ExplanationService(
-            self.scheduling, self.jobs, self.admission.refused
-        )
+        self.explanations = ExplanationService(self.scheduling, self.jobs, self.admission.refused)
         ttl_ms = setup.limits.session_ttl_ms
         self.sessions = SessionService(
             self.scheduling, self.jobs, self.journal, ttl_ms, budgeted=setup.exact_counts
@@ -191,11 +192,16 @@ class Life:
         self.scheduling.on_dispatch = self.dispatcher.start
         self.scheduling.on_stop = self.dispatcher.stop
         self.scheduling.on_preempt = self.dispatcher.preempt
+        self.scheduling.on_moved = self.dispatcher.moved
         self.scheduling.on_ended = self.termination.evict
         self.replicas.report_broken = lambda _pool, replica: world.broken(replica)
         self.replicas.report_doubtful = lambda _pool, replica: world.doubtful(replica)
         self.replicas.on_lost = self.dispatcher.lose_replica
-        self.scheduling.on_moved = self.dispatcher.moved
+        self.replicas.on_withdrawn = self.dispatcher.evacuate
+        self.drains = DrainService(self.scheduling, self.replicas, world.host, self.telemetry)
+        self.rollouts = RolloutService(
+            self.scheduling, self.replicas, world.host, self.drains, self.telemetry
+        )
         self.dispatcher.on_disturbance = self.hub.notice
         if setup.cancel_on_disconnect:
             self.hub.on_abandoned = self.cancellation.request
@@ -266,8 +272,9 @@ class ServiceWorld:
         self.failures: list[BaseException | str] = []
         self.crashes = 0
         self.clock_step_ms = 0  # somebody set the wall clock
-        self._properties: dict[str, EngineProperties] = {}
+        self.properties: dict[str, EngineProperties] = {}
         self._work: set[asyncio.Task[None]] = set()
+        self.host = VirtualEngines(self, POOL)
         self.life: Life
 
     @property
@@ -282,7 +289,7 @@ class ServiceWorld:
     async def start(self, *, ready: bool = True) -> None:
         """A first life; `ready`: its engines take work from the start."""
         for name, engine in self.engines.items():
-            self._properties[name] = await MockClient(engine, None).properties()
+            self.properties[name] = await MockClient(engine, None).properties()
         self._live(self.disk, ready)
 
     def crash(self) -> None:
@@ -320,11 +327,11 @@ class ServiceWorld:
     def probe(self, name: str) -> None:
         """What the pool host does: tell the directory how the engine is."""
         engine, replicas = self.engines[name], self.life.replicas
-        known = replicas.get(POOL, name)
+        known = replicas.get(replicas.home(POOL, name), name)
         if engine.health is Health.OK and known is None:
             link = Link(engine, lambda correlation_id: self.on_decode(correlation_id))
             self.life.links.append(link)
-            replicas.replica_ready(POOL, name, link, self._properties[name], ())
+            replicas.replica_ready(POOL, name, link, self.properties[name], ())
         elif engine.health is not Health.OK and known is not None:
             replicas.replica_lost(POOL, name, _Cause("probe", "no answer"))
 
@@ -342,7 +349,7 @@ class ServiceWorld:
         life = self.life
 
         def probe() -> None:
-            if not life.dead:
+            if not life.dead and self.host.states.get(name) in ("Ready", "Draining"):
                 self.probe(name)
 
         self.loop.call_later(after_s, probe)
@@ -400,10 +407,13 @@ class ServiceWorld:
                 and client.terminal is None
             ]
 
-        task = self.loop.create_task(work())
-        self._work.add(task)
-        task.add_done_callback(self._work.discard)
+        self.keep(self.loop.create_task(work()))
         return asked
+
+    def keep(self, work: asyncio.Task[None]) -> None:
+        """Work of this life; a crash ends it."""
+        self._work.add(work)
+        work.add_done_callback(self._work.discard)
 
     # --- time and disk -----------------------------------------------------------------------
 
