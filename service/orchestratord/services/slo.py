@@ -21,7 +21,7 @@ bounded by pools and window, whatever the traffic. Requirements: ORCH-2104, ORCH
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -35,6 +35,7 @@ FIRST_TOKEN = "first_token_p95_ms"
 TOKENS_64 = "tokens_64_p95_ms"
 ERRORS = "error_ratio"
 THROUGHPUT = "throughput_ratio"
+LATENCIES = frozenset({FIRST_TOKEN, TOKENS_64})
 
 # The answer's part whose time TOKENS_64 is about.
 PART_TOKENS = 64
@@ -91,6 +92,28 @@ class _Work:
     prompt_tokens: int = 0
 
 
+class _Windows:
+    """Of one pool and priority; None where there is no such objective."""
+
+    __slots__ = ("errors", "first_token", "throughput", "tokens_64")
+
+    def __init__(self, goals: Mapping[str, float], window_ms: int, recent_ms: int) -> None:
+        def latencies(name: str) -> LatencyWindow | None:
+            goal = goals.get(name)
+            return None if goal is None else LatencyWindow(round(goal), window_ms, recent_ms)
+
+        def shares(name: str) -> ShareWindow | None:
+            goal, at_most = goals.get(name), name == ERRORS
+            if goal is None:
+                return None
+            return ShareWindow(goal, window_ms, recent_ms, at_most=at_most)
+
+        self.first_token = latencies(FIRST_TOKEN)
+        self.tokens_64 = latencies(TOKENS_64)
+        self.errors = shares(ERRORS)
+        self.throughput = shares(THROUGHPUT)
+
+
 class SloService:
     """Owns the windows; `violated` and `measures` read them."""
 
@@ -105,74 +128,66 @@ class SloService:
         """`notice_s`: the end of a violation has to be noticed in this time, where somebody acts on
         one that lasts; no less than two looks."""
         self.look_s = min(LOOK_S_MAX, window_s / LOOKS_PER_WINDOW_MIN)
-        self._objectives = {(of.priority, of.name): of for of in objectives}
+        self._objectives = tuple(objectives)
+        self._goals = {
+            priority: {of.name: of.goal for of in objectives if of.priority is priority}
+            for priority in Priority
+        }
         recent_s = min(window_s * RECENT_RATIO, notice_s or window_s)
         self._recent_ms = round(max(recent_s, self.look_s * LOOKS_PER_RECENT_MIN) * 1000)
         self._window_ms = window_s * 1000
         self._scheduling = scheduling
         self._monotonic = monotonic
-        self._latencies: dict[tuple[str, Priority, str], LatencyWindow] = {}
-        self._shares: dict[tuple[str, Priority, str], ShareWindow] = {}
+        self._windows: dict[tuple[str, Priority], _Windows] = {}
         self._work: dict[str, _Work] = {}
         self._waited: set[str] = set()  # pools whose batch tasks waited at the last look
         self._looked_ms = self._now_ms()
+
+    def reconfigure(self, objectives: Sequence[Objective]) -> None:
+        """Other objectives from now on; what was measured for one that is the same is kept."""
+        kept = {(of.priority, of.name): of for of in objectives}
+        for windows in (self._latencies, self._shares):
+            for key in list(windows):
+                if kept.get(key[1:]) != self._objectives.get(key[1:]):
+                    del windows[key]
+        self._objectives = kept
 
     # --- what happens to tasks ---------------------------------------------------------------
 
     def first_token(self, job: Job) -> None:
         """It came just now."""
-        if not job.recovered:
-            self._latency(job, FIRST_TOKEN, job.first_token_ms - job.task.arrived_ms)
+        task = job.task
+        window = self._of(job.pool_id, task.priority).first_token
+        if window is not None and not job.recovered:
+            window.observe(job.first_token_ms - task.arrived_ms, self._now_ms())
 
     def ended(self, job: Job, outcome: str, code: Code | None) -> None:
         """An admitted task's end was decided: `completed`, `canceled`, or an error with `code`."""
-        priority, completed = job.task.priority, outcome == "completed"
-        failed = code in _FAILURES
-        if (completed or failed) and (of := self._objectives.get((priority, ERRORS))) is not None:
-            window = self._share(job.pool_id, of)
-            window.observe(1 if failed else 0, 1, self._now_ms())
-        if job.task.workload is not Workload.COMPLETION:
+        task, completed, now_ms = job.task, outcome == "completed", self._now_ms()
+        windows = self._of(job.pool_id, task.priority)
+        if windows.errors is not None and (completed or code in _FAILURES):
+            windows.errors.observe(0 if completed else 1, 1, now_ms)
+        if task.workload is not Workload.COMPLETION:
             return
         self._meter(job)
         if job.recovered:
             return
-        took_ms = job.ended_ms - job.task.arrived_ms
+        took_ms, tokens = job.ended_ms - task.arrived_ms, job.log.tokens
         if not job.first_token_ms:
-            self._end_without(job, FIRST_TOKEN, took_ms, reached=completed)
-        tokens = job.log.tokens
-        if job.first_token_ms and tokens >= PART_TOKENS:
+            _end_without(windows.first_token, took_ms, completed, now_ms)
+        if windows.tokens_64 is not None and job.first_token_ms and tokens >= PART_TOKENS:
             decode_ms = job.ended_ms - job.first_token_ms
-            part_ms = decode_ms * (PART_TOKENS - 1) / (tokens - 1)
-            self._latency(job, TOKENS_64, job.first_token_ms - job.task.arrived_ms + part_ms)
+            rest_ms = decode_ms * (tokens - PART_TOKENS) / (tokens - 1)
+            windows.tokens_64.observe(took_ms - rest_ms, now_ms)
         else:
-            self._end_without(job, TOKENS_64, took_ms, reached=completed)
+            _end_without(windows.tokens_64, took_ms, completed, now_ms)
 
-    def _end_without(self, job: Job, name: str, took_ms: int, *, reached: bool) -> None:
-        """The end is all there is to measure: it was `reached` in time or not, or the goal was
-        missed before it."""
-        of = self._objectives.get((job.task.priority, name))
-        if of is not None and (reached or took_ms > of.goal):
-            self._latency(job, name, took_ms)
-
-    def _latency(self, job: Job, name: str, latency_ms: float) -> None:
-        key = (job.pool_id, job.task.priority, name)
-        window = self._latencies.get(key)
-        if window is None:
-            if (of := self._objectives.get((job.task.priority, name))) is None:
-                return
-            window = self._latencies[key] = LatencyWindow(
-                int(of.goal), self._window_ms, self._recent_ms
-            )
-        window.observe(latency_ms, self._now_ms())
-
-    def _share(self, pool_id: str, of: Objective) -> ShareWindow:
-        key = (pool_id, of.priority, of.name)
-        if (window := self._shares.get(key)) is None:
-            window = ShareWindow(
-                of.goal, self._window_ms, self._recent_ms, at_most=of.name == ERRORS
-            )
-            self._shares[key] = window
-        return window
+    def _of(self, pool_id: str, priority: Priority) -> _Windows:
+        windows = self._windows.get((pool_id, priority))
+        if windows is None:
+            windows = _Windows(self._goals[priority], self._window_ms, self._recent_ms)
+            self._windows[pool_id, priority] = windows
+        return windows
 
     # --- the pools, once in a while ----------------------------------------------------------
 
@@ -188,29 +203,22 @@ class SloService:
                 taken[job.pool_id] = taken.get(job.pool_id, 0) + 1
         work, self._work = self._work, {}
         waited, self._waited = self._waited, set()
-        self._forget_all_but(self._scheduling.scheduler.pool_ids())
-        of = self._objectives.get((Priority.BATCH, THROUGHPUT))
-        if of is None:
-            return
         scheduler = self._scheduling.scheduler
+        for gone in [key for key in self._windows if key[0] not in scheduler.pool_ids()]:
+            del self._windows[gone]
         for pool_id in scheduler.pool_ids():
             if (backlog := scheduler.backlog(pool_id, Priority.BATCH)) is None:
                 continue
             self._waited.add(pool_id)
             slots = backlog.slots - taken.get(pool_id, 0)
-            if pool_id in waited and slots > 0 and elapsed_ms > 0:
+            window = self._of(pool_id, Priority.BATCH).throughput
+            if window is not None and pool_id in waited and slots > 0 and elapsed_ms > 0:
                 done = work.get(pool_id) or _Work()
                 served_ms = (
                     done.tokens * backlog.decode_ms_per_token
                     + done.prompt_tokens * backlog.prefill_ms_per_token
                 )
-                self._share(pool_id, of).observe(served_ms, slots * elapsed_ms, now_ms)
-
-    def _forget_all_but(self, pool_ids: Collection[str]) -> None:
-        for key in [key for key in self._latencies if key[0] not in pool_ids]:
-            del self._latencies[key]
-        for key in [key for key in self._shares if key[0] not in pool_ids]:
-            del self._shares[key]
+                window.observe(served_ms, slots * elapsed_ms, now_ms)
 
     def _meter(self, job: Job) -> None:
         """Count what a batch task decoded since it was last seen."""
@@ -228,17 +236,13 @@ class SloService:
     def measures(self, pool_ids: Sequence[str]) -> list[Measure]:
         """Every objective that something was measured for in these pools, taken together."""
         now_ms = self._now_ms()
-        found = (self._measure(of, pool_ids, now_ms) for of in self._objectives.values())
+        found = (self._measure(of, pool_ids, now_ms) for of in self._objectives)
         return [measure for measure in found if measure is not None]
 
     def violated(self, pool_id: str) -> list[Objective]:
         """The objectives that are violated in a pool. O(objectives)."""
         now_ms = self._now_ms()
-        return [
-            of
-            for of in self._objectives.values()
-            if (verdict := self._judge(of, (pool_id,), now_ms)) is not None and verdict.violated
-        ]
+        return [of for of in self._objectives if self._judge(of, (pool_id,), now_ms).violated]
 
     def snapshot(self, pool_ids: Sequence[str]) -> dict[str, float]:
         """The measures of these pools by name, as `ReplicaSet.slo` has them."""
@@ -250,34 +254,41 @@ class SloService:
         return report
 
     def _measure(self, of: Objective, pool_ids: Sequence[str], now_ms: int) -> Measure | None:
-        latencies, shares = self._windows(of, pool_ids)
-        if latencies:
-            value = LatencyWindow.p95_ms(latencies, now_ms)
+        if of.name in LATENCIES:
+            value = LatencyWindow.p95_ms(self._latencies(of, pool_ids), now_ms)
         else:
-            value = ShareWindow.ratio(shares, now_ms) if shares else None
-        verdict = self._judge(of, pool_ids, now_ms)
-        if value is None or verdict is None:
+            value = ShareWindow.ratio(self._shares(of, pool_ids), now_ms)
+        if value is None:
             return None
-        return Measure(of, value, verdict.met_ratio, verdict.samples, verdict.violated)
+        samples, met_ratio, violated = self._judge(of, pool_ids, now_ms)
+        return Measure(of, value, met_ratio, samples, violated)
 
-    def _judge(self, of: Objective, pool_ids: Sequence[str], now_ms: int) -> Verdict | None:
-        latencies, shares = self._windows(of, pool_ids)
-        if latencies:
-            return LatencyWindow.judge(latencies, now_ms)
-        return ShareWindow.judge(shares, now_ms) if shares else None
+    def _judge(self, of: Objective, pool_ids: Sequence[str], now_ms: int) -> Verdict:
+        if of.name in LATENCIES:
+            return LatencyWindow.judge(self._latencies(of, pool_ids), now_ms)
+        return ShareWindow.judge(self._shares(of, pool_ids), now_ms)
 
-    def _windows(
-        self, of: Objective, pool_ids: Sequence[str]
-    ) -> tuple[list[LatencyWindow], list[ShareWindow]]:
-        """Of one kind or the other, as the objective is."""
-        keys = [(pool_id, of.priority, of.name) for pool_id in pool_ids]
-        return (
-            [self._latencies[key] for key in keys if key in self._latencies],
-            [self._shares[key] for key in keys if key in self._shares],
-        )
+    def _latencies(self, of: Objective, pool_ids: Sequence[str]) -> list[LatencyWindow]:
+        first = of.name == FIRST_TOKEN
+        known = (self._windows.get((pool_id, of.priority)) for pool_id in pool_ids)
+        found = (each.first_token if first else each.tokens_64 for each in known if each)
+        return [window for window in found if window is not None]
+
+    def _shares(self, of: Objective, pool_ids: Sequence[str]) -> list[ShareWindow]:
+        errors = of.name == ERRORS
+        known = (self._windows.get((pool_id, of.priority)) for pool_id in pool_ids)
+        found = (each.errors if errors else each.throughput for each in known if each)
+        return [window for window in found if window is not None]
 
     def _now_ms(self) -> int:
         return int(self._monotonic() * 1000)
+
+
+def _end_without(window: LatencyWindow | None, took_ms: int, completed: bool, now_ms: int) -> None:
+    """The end is all there is to measure: that of the answer, or one that came before the answer
+    did and says something only where the goal was missed by then."""
+    if window is not None and (completed or took_ms > window.goal_ms):
+        window.observe(took_ms, now_ms)
 
 
 def _decodes_batch(job: Job) -> bool:

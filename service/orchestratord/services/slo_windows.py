@@ -11,7 +11,7 @@ ORCH-3041.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from math import ceil, log
 from typing import Generic, NamedTuple, TypeVar
 
@@ -44,25 +44,26 @@ Slot = TypeVar("Slot")
 class _Ring(Generic[Slot]):
     """The last `count` sub-windows; times are milliseconds of a monotonic clock."""
 
-    __slots__ = ("_make", "_slots", "_sub_ms")
+    __slots__ = ("_current", "_make", "_number", "_slots", "_sub_ms")
 
     def __init__(self, window_ms: int, count: int, make: Callable[[], Slot]) -> None:
         self._sub_ms = max(window_ms // count, 1)
         self._make = make
-        self._slots: list[tuple[int, Slot] | None] = [None] * count
+        self._number, self._current = -1, make()
+        self._slots: list[tuple[int, Slot]] = [(self._number, self._current)] * count
 
     def current(self, now_ms: int) -> Slot:
+        """The sub-window of `now_ms`."""
         number = now_ms // self._sub_ms
-        place = number % len(self._slots)
-        kept = self._slots[place]
-        if kept is None or kept[0] != number:
-            kept = self._slots[place] = number, self._make()
-        return kept[1]
+        if number != self._number:
+            self._number, self._current = number, self._make()
+            self._slots[number % len(self._slots)] = number, self._current
+        return self._current
 
-    def slots(self, now_ms: int) -> Iterator[Slot]:
+    def slots(self, now_ms: int) -> list[Slot]:
         """Those of the window; where nothing happened there is none."""
-        oldest = now_ms // self._sub_ms - len(self._slots)
-        return (kept[1] for kept in self._slots if kept is not None and kept[0] > oldest)
+        oldest = max(now_ms // self._sub_ms - len(self._slots), -1)
+        return [slot for number, slot in self._slots if number > oldest]
 
 
 class _Count:
@@ -83,22 +84,25 @@ class _Latencies(_Count):
 class LatencyWindow:
     """Latencies against a goal that 95 % of them should keep."""
 
-    __slots__ = ("_goal_ms", "_long", "_recent")
+    __slots__ = ("_long", "_recent", "goal_ms")
 
     def __init__(self, goal_ms: int, window_ms: int, recent_ms: int) -> None:
-        self._goal_ms = goal_ms
+        self.goal_ms = goal_ms
         self._long = _Ring(window_ms, SUB_WINDOWS, _Latencies)
         self._recent = _Ring(recent_ms, RECENT_SUB_WINDOWS, _Count)
 
     def observe(self, latency_ms: float, now_ms: int) -> None:
         """One more, 0 ms or longer."""
         # Bucket k holds (goal * growth**(k - 1), goal * growth**k]: 0 and below keep the goal.
-        bucket = ceil(log(max(latency_ms, 1.0) / self._goal_ms) / _LOG_GROWTH)
-        slot, recent = self._long.current(now_ms), self._recent.current(now_ms)
+        bucket = ceil(log(max(latency_ms, 1.0) / self.goal_ms) / _LOG_GROWTH)
+        met = bucket <= 0
+        recent = self._recent.current(now_ms)
+        recent.samples += 1
+        recent.met += met
+        slot = self._long.current(now_ms)
+        slot.samples += 1
+        slot.met += met
         slot.buckets[min(bucket, _BUCKETS_ABOVE)] += 1
-        for count in (slot, recent):
-            count.samples += 1
-            count.met += bucket <= 0
 
     @staticmethod
     def judge(windows: Sequence[LatencyWindow], now_ms: int) -> Verdict:
@@ -124,7 +128,7 @@ class LatencyWindow:
         for bucket, count in sorted(buckets.items()):
             left -= count
             if left <= 0:
-                return windows[0]._goal_ms * 2 * _GROWTH**bucket / (_GROWTH + 1)
+                return windows[0].goal_ms * 2 * _GROWTH**bucket / (_GROWTH + 1)
         return None
 
 
