@@ -449,8 +449,12 @@ class Scheduler(Relocation):
         else:
             pool.queue.remove(event.task_key)
         live.attempt = 1
+        self._serve_again(live.task)
         pool.count_active(live.task, +1)
         pool.await_resumption(live)
+
+    def _serve_again(self, task: Task) -> None:
+        self._shares.serve_again(task.tenant, task.priority, task.cost_tokens, task.arrived_ms)
 
     def _recover_end(self, event: RecoverEnded) -> None:
         if (live := self._live.pop(event.task_key, None)) is None:
@@ -463,6 +467,7 @@ class Scheduler(Relocation):
             pool.queue.repeat_give_way(event.task_key)
         elif event.started:
             pool.queue.serve(event.task_key)
+            self._serve_again(live.task)
         else:
             pool.queue.remove(event.task_key)
         if live.token_bucket is not None:

@@ -86,6 +86,12 @@ class ObservedShares:
         flow.add(tokens, at_ms)
         self._total.add(tokens, at_ms)
 
+    def serve_again(self, tenant: str, priority: Priority, tokens: int, not_before_ms: int) -> None:
+        """A start from before a restart; of its time no more is known than that it was not before
+        this, nor before the one that is told before it."""
+        at_ms = not_before_ms if self._seen_ms is None else max(not_before_ms, self._seen_ms)
+        self.serve(tenant, priority, tokens, at_ms)
+
     def of(self, tenant: str, priority: Priority, now_ms: int) -> float:
         """The flow's share of what was served lately, 0..1; 0.0 when nothing was. O(1)."""
         at_ms = self._passed(now_ms)

@@ -160,7 +160,7 @@ class AdmissionService:
         self._journal = journal
         self._telemetry = telemetry
         self._profiles = sampler_profiles
-        # Session budgets are charged by the token: an estimate would drift.
+        # Budgets and quotas are charged by the token: an estimate would drift.
         self.exact_counts = exact_counts
         self._asking: set[asyncio.Task[None]] = set()
         self.refused = RefusedTasks()
@@ -194,7 +194,10 @@ class AdmissionService:
         size_bytes = _size_bytes(draft.prompt or "", draft.inputs)
         # A byte is at least a token: what fits in bytes fits, and there is no need to ask.
         fits = size_bytes + draft.max_tokens <= draft.ctx and not draft.messages
-        if client is None or (fits and not self.exact_counts):
+        exact = self.exact_counts or self._replicas.counts_tokens(
+            draft.engine, draft.model_ref, draft.tenant
+        )
+        if client is None or (fits and not exact):
             prompt_tokens = -(-size_bytes // _BYTES_PER_TOKEN)
             self._decide(draft, profile, draft.prompt or "", prompt_tokens, arrived_ms, then)
             return

@@ -95,6 +95,7 @@ class ReplicaDirectory:
         self._telemetry = telemetry
         self.pools = dict(pools)
         self._by_model: dict[tuple[str, str], list[PoolTraits]] = {}
+        self._token_bounded: dict[tuple[str, str], set[str]] = {}
         self._index_models()
         self._replicas: dict[Key, Replica] = {}
         # Of the pool host's replicas, by its keys: what they serve, where that is not what their
@@ -124,11 +125,22 @@ class ReplicaDirectory:
         """Pools that serve this model on this engine, Ready or not."""
         return self._by_model.get((engine, model_ref), [])
 
+    def counts_tokens(self, engine: str, model_ref: str, tenant: str) -> bool:
+        """Whether some pool of the model bounds the tenant's tokens, so that they are to be counted
+        before the task is admitted: an estimate would let too much pass, or never enough."""
+        return tenant in self._token_bounded.get((engine, model_ref), ())
+
     def _index_models(self) -> None:
+        self._token_bounded = {}
         self._by_model = {}
         for traits in self.pools.values():
             for model_ref in traits.spec.model_refs:
                 self._by_model.setdefault((traits.spec.engine, model_ref), []).append(traits)
+                self._token_bounded.setdefault((traits.spec.engine, model_ref), set()).update(
+                    tenant.id
+                    for tenant in traits.spec.tenants
+                    if tenant.tokens_per_minute is not None
+                )
 
     def client_for(self, engine: str, model_ref: str) -> EngineClient | None:
         """Any Ready replica of the model: tokenizer and template are the same in all of them."""

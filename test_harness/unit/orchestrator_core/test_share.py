@@ -7,16 +7,26 @@ from math import exp
 import pytest
 
 from harness_kit.core_builders import (
+    SET_KEY,
     T0_MS,
     finished,
     make_pool,
     make_replica,
+    make_task,
     ready_scheduler,
     submit,
 )
-from orchestrator_core.events import Cancel, PoolAdded, Tick
+from orchestrator_core.events import (
+    Cancel,
+    PoolAdded,
+    Recover,
+    RecoverEnded,
+    RecoverStarted,
+    Tick,
+)
 from orchestrator_core.pool import TenantPolicy
 from orchestrator_core.queueing.share import MAX_FLOWS, WINDOW_MS, ObservedShares, ShareView
+from orchestrator_core.scheduler import Scheduler
 from orchestrator_core.task import Priority
 
 INTERACTIVE, BATCH = Priority.INTERACTIVE, Priority.BATCH
@@ -159,6 +169,30 @@ class TestOfTheScheduler:
         scheduler.step(PoolAdded(make_pool(tenants=(TenantPolicy("y", weight=4),))), T0_MS)
 
         assert scheduler.share_of("y/waits", T0_MS) == ShareView(0.0, 4 / 5)
+
+    def test_what_was_served_before_a_restart_counts_from_when_it_was_asked_for(self) -> None:
+        scheduler = Scheduler()
+        scheduler.step(PoolAdded(self.SPEC), T0_MS)
+        before = [
+            make_task("ended", tenant="x", arrived_ms=T0_MS - 60_000),
+            make_task("untold", tenant="y", arrived_ms=T0_MS - 60_000),
+            make_task("runs", tenant="x", priority=BATCH),
+            make_task("waits", tenant="y", priority=BATCH),
+        ]
+        for task in before:
+            scheduler.step(Recover(task, "p", task.arrived_ms), T0_MS)
+        for task in (before[0], before[2]):
+            scheduler.step(RecoverStarted(task.key, SET_KEY), T0_MS)
+        scheduler.step(RecoverEnded("x/ended", 100, started=True), T0_MS)
+        scheduler.step(RecoverEnded("y/untold", 100, started=True), T0_MS)
+
+        shares = scheduler.shares(T0_MS)
+
+        # One of a minute ago counts 37 %; one that is told after a later one is taken to be later.
+        assert shares[("x", INTERACTIVE)].observed == pytest.approx(exp(-1) / (2 + exp(-1)))
+        assert shares[("x", BATCH)].observed == pytest.approx(1 / (2 + exp(-1)))
+        assert shares[("y", INTERACTIVE)].observed == pytest.approx(1 / (2 + exp(-1)))
+        assert shares[("y", BATCH)] == ShareView(0.0, 0.25)
 
     def test_over_several_pools_each_with_work_counts_alike(self) -> None:
         scheduler = ready_scheduler(self.SPEC, [make_replica(pool_id="p")])
