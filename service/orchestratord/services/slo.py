@@ -128,29 +128,29 @@ class SloService:
         """`notice_s`: the end of a violation has to be noticed in this time, where somebody acts on
         one that lasts; no less than two looks."""
         self.look_s = min(LOOK_S_MAX, window_s / LOOKS_PER_WINDOW_MIN)
-        self._objectives = tuple(objectives)
-        self._goals = {
-            priority: {of.name: of.goal for of in objectives if of.priority is priority}
-            for priority in Priority
-        }
-        recent_s = min(window_s * RECENT_RATIO, notice_s or window_s)
-        self._recent_ms = round(max(recent_s, self.look_s * LOOKS_PER_RECENT_MIN) * 1000)
-        self._window_ms = window_s * 1000
         self._scheduling = scheduling
         self._monotonic = monotonic
+        self._window_s = window_s
         self._windows: dict[tuple[str, Priority], _Windows] = {}
         self._work: dict[str, _Work] = {}
         self._waited: set[str] = set()  # pools whose batch tasks waited at the last look
         self._looked_ms = self._now_ms()
+        self._recent_ms = 0
+        self._goals: dict[Priority, dict[str, float]] = {}
+        self.reconfigure(objectives, notice_s)
 
-    def reconfigure(self, objectives: Sequence[Objective]) -> None:
-        """Other objectives from now on; what was measured for one that is the same is kept."""
-        kept = {(of.priority, of.name): of for of in objectives}
-        for windows in (self._latencies, self._shares):
-            for key in list(windows):
-                if kept.get(key[1:]) != self._objectives.get(key[1:]):
-                    del windows[key]
-        self._objectives = kept
+    def reconfigure(self, objectives: Sequence[Objective], notice_s: float | None) -> None:
+        """Other objectives from now on; a priority whose goals are the same keeps what was measured
+        for it, unless violations have to be noticed sooner or later than before."""
+        recent_s = min(self._window_s * RECENT_RATIO, notice_s or self._window_s)
+        recent_ms = round(max(recent_s, self.look_s * LOOKS_PER_RECENT_MIN) * 1000)
+        goals = {
+            priority: {of.name: of.goal for of in objectives if of.priority is priority}
+            for priority in Priority
+        }
+        same = {p for p in Priority if recent_ms == self._recent_ms and goals[p] == self._goals[p]}
+        self._windows = {key: kept for key, kept in self._windows.items() if key[1] in same}
+        self._objectives, self._goals, self._recent_ms = tuple(objectives), goals, recent_ms
 
     # --- what happens to tasks ---------------------------------------------------------------
 
@@ -185,7 +185,8 @@ class SloService:
     def _of(self, pool_id: str, priority: Priority) -> _Windows:
         windows = self._windows.get((pool_id, priority))
         if windows is None:
-            windows = _Windows(self._goals[priority], self._window_ms, self._recent_ms)
+            window_ms = self._window_s * 1000
+            windows = _Windows(self._goals[priority], window_ms, self._recent_ms)
             self._windows[pool_id, priority] = windows
         return windows
 

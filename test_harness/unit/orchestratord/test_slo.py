@@ -15,8 +15,6 @@ from harness_kit.core_builders import (
     submit,
 )
 from harness_kit.job_builders import job, task
-from orch_config import Config
-from orch_config.types import BatchSlo, InteractiveSlo, Slos
 from orchestrator_core.errors import Code
 from orchestrator_core.events import Cancel, PoolDraining
 from orchestrator_core.pool import TenantPolicy
@@ -24,7 +22,6 @@ from orchestrator_core.task import Priority, Workload
 from orchestratord.services.jobs import Job, JobTable
 from orchestratord.services.scheduling import SchedulingService
 from orchestratord.services.slo import Objective, SloService
-from orchestratord.settings import slo_objectives
 
 INTERACTIVE, BATCH = Priority.INTERACTIVE, Priority.BATCH
 POOL = "p1"  # of `job_builders`
@@ -366,23 +363,20 @@ class TestThroughput:
         assert ratio is None
 
 
-@pytest.mark.req("ORCH-3041", partial="the defaults")
-def test_without_a_word_in_the_configuration_the_objectives_are_the_requirement_s() -> None:
-    assert slo_objectives(Config()) == OBJECTIVES
+def test_a_priority_whose_goals_stay_keeps_what_was_measured_when_others_change() -> None:
+    world = World()
+    world.slo.ended(ended(100, 200, 1), "completed", None)
+    world.slo.ended(ended(100, 200, 1, priority=BATCH), "completed", None)
 
+    world.slo.reconfigure(OBJECTIVES[1:], None)
 
-@pytest.mark.req("ORCH-3041", partial="the configuration")
-def test_an_objective_that_is_null_is_none() -> None:
-    slos = Slos(
-        interactive=InteractiveSlo(first_token_p95_ms=None, tokens_64_p95_ms=3_000),
-        batch=BatchSlo(throughput_ratio=None, error_ratio=None),
-    )
-
-    objectives = slo_objectives(Config(slos=slos))
-
-    assert objectives == [
-        Objective(INTERACTIVE, "tokens_64_p95_ms", 3_000),
-        Objective(INTERACTIVE, "error_ratio", 0.005),
+    assert world.samples() == {"batch.error_ratio": 1}
+    world.slo.first_token(ended(100, 0, 1))
+    world.slo.ended(ended(100, 200, 1), "completed", None)
+    assert sorted(world.samples()) == [
+        "batch.error_ratio",
+        "interactive.error_ratio",
+        "interactive.tokens_64_p95_ms",
     ]
 
 
