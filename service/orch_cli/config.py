@@ -96,7 +96,7 @@ def validate(
     )
     output.table(
         "Tenants",
-        ["pool", "tenant", "weight", "share", "running at once", "rate limit"],
+        ["pool", "tenant", "weight", "share", "running at once", "rate limit", "tokens", "KV"],
         [
             (
                 q.pool_id,
@@ -105,6 +105,8 @@ def validate(
                 f"{q.share_ratio:.0%}",
                 q.max_concurrent or "unlimited",
                 _rate(q.rps),
+                f"{q.tokens_per_minute}/min" if q.tokens_per_minute else "unlimited",
+                f"{q.kv_bytes} bytes" if q.kv_bytes else "unlimited",
             )
             for q in tenants
         ],

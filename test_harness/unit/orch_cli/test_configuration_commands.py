@@ -42,7 +42,7 @@ def test_a_valid_configuration_shows_the_quotas_that_will_hold(file: Path) -> No
 
     assert result.exit_code == 0, result.output
     assert "p0\tinteractive\t8\t89%\t256\tunlimited\n" in result.stdout
-    assert "p0\tacme\t1\t100%\tunlimited\tunlimited\n" in result.stdout
+    assert "p0\tacme\t1\t100%\tunlimited\tunlimited\tunlimited\tunlimited\n" in result.stdout
     assert "valid, 1 pool" in result.stderr
 
 

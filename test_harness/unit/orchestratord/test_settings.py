@@ -58,7 +58,16 @@ def test_what_a_pool_says_arrives_and_a_class_it_leaves_out_is_bounded_by_the_po
             ],
             "fairness": {
                 "kind": "wfq",
-                "tenants": [{"id": "acme", "weight": 2, "max_concurrent": 1, "rps": 50}],
+                "tenants": [
+                    {
+                        "id": "acme",
+                        "weight": 2,
+                        "max_concurrent": 1,
+                        "rps": 50,
+                        "tokens_per_minute": 9000,
+                        "kv_bytes": 1000000,
+                    }
+                ],
             },
         },
     )
@@ -68,7 +77,9 @@ def test_what_a_pool_says_arrives_and_a_class_it_leaves_out_is_bounded_by_the_po
         PriorityPolicy(Priority.INTERACTIVE, 8, 9, None),
         PriorityPolicy(Priority.BATCH, 3, 4, 2.5),
     )
-    assert spec.tenants == (TenantPolicy("acme", 2, 1, 50),)
+    assert spec.tenants == (
+        TenantPolicy("acme", 2, 1, 50, tokens_per_minute=9000, kv_bytes=1000000),
+    )
     assert (spec.queue_capacity, spec.full_policy) == (9, FullPolicy.DROP_LRU)
     assert (spec.id, spec.engine, spec.ctx, spec.quant) == ("p", "llamacpp", 4096, "q4_k_m")
     assert spec.devices == ("0", "MIG-1")

@@ -449,7 +449,8 @@ def test_effective_quotas_fill_in_what_was_left_out() -> None:
         + "    queue: { capacity: 1000 }\n"
         + "    admission:\n"
         + "      priorities: [ { name: batch, queue_capacity: 30, rate_limit_rps: 5 } ]\n"
-        + "      fairness: { tenants: [ { id: globex, weight: 3, max_concurrent: 8, rps: 50 } ] }\n"
+        + "      fairness: { tenants: [ { id: globex, weight: 3, max_concurrent: 8, rps: 50,\n"
+        + "        tokens_per_minute: 9000, kv_bytes: 1000000 } ] }\n"
     )
 
     priorities, tenants = effective_quotas(accept(text).config)
@@ -463,6 +464,7 @@ def test_effective_quotas_fill_in_what_was_left_out() -> None:
         ("acme", 0.25, None, None),
         ("globex", 0.75, 8, 50),
     ]
+    assert [(q.tokens_per_minute, q.kv_bytes) for q in tenants] == [(None, None), (9000, 1000000)]
 
 
 @pytest.mark.req("ORCH-3035", partial="all but its configuration")
