@@ -125,5 +125,8 @@ def test_mismatches_and_resumptions_are_counted(failover: Failover) -> None:
 
     # Each loss of a worker is counted where it goes on, and once more where the bytes differ.
     assert counted == {"resumed": len(SECOND_RUN), "mismatch": len(MISMATCHES), "lost": 0}
-    logged = failover.service.wait_log("task.failover_mismatch", len(MISMATCHES))
-    assert len(logged) == len(MISMATCHES)
+    recovered = len(SECOND_RUN) - len(MISMATCHES)
+    assert failover.service.metric("failover_recovery_ms_count") == recovered
+    assert len(failover.service.wait_log("task.failover_mismatch", 3)) == len(MISMATCHES)
+    lines = failover.service.wait_log("task.failed_over", recovered)
+    assert [line["replica_id"] for line in lines] == ["r1"] * recovered

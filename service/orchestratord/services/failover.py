@@ -43,3 +43,22 @@ class PrefixCheck:
                 self.seen_bytes = len(expected)
                 fresh.append(piece[left:])
         return fresh
+
+
+@dataclass(slots=True)
+class TakeOvers:
+    """What one replica made of tasks that others had begun."""
+
+    failovers: int = 0  # tasks that went on there
+    mismatches: int = 0  # tasks that it decoded to other bytes
+
+
+class TakeOverHistory:
+    """Counts per replica since the start, for pool health; bounded by the replicas there are."""
+
+    def __init__(self) -> None:
+        self._of: dict[tuple[str, str], TakeOvers] = {}
+
+    def of(self, pool_id: str, replica_id: str) -> TakeOvers:
+        """The replica's own counts, to be read and added to."""
+        return self._of.setdefault((pool_id, replica_id), TakeOvers())
