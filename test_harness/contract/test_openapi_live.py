@@ -275,8 +275,8 @@ def test_unknown_tasks_and_a_malformed_last_event_id(probe: HttpProbe) -> None:
 
 @pytest.mark.req("ORCH-3095", "ORCH-3096", "OC-CTRL-2001", "OC-CTRL-2060", "OC-CTRL-2061")
 @pytest.mark.req("ORCH-2103", partial="the cause of the last error")
-@pytest.mark.req("ORCH-2104", partial="SLO snapshots are always empty until SLOs are measured")
-@pytest.mark.req("OC-CTRL-2004", partial="the SLO, which is always empty until SLOs are measured")
+@pytest.mark.req("ORCH-2104", partial="what an SLO snapshot holds")
+@pytest.mark.req("OC-CTRL-2004", partial="what the SLO snapshot holds")
 def test_pool_health_replica_sets_and_capabilities(probe: HttpProbe) -> None:
     health = send(probe, "pool_health", f"/v1/pools/{POOL}/health").json()
     (replica_set,) = send(probe, "list_replicasets", "/v1/replicasets").json()

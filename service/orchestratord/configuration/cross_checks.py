@@ -136,6 +136,7 @@ def _check_pool(data: dict[str, Any], pool: dict[str, Any], path: Path, findings
     _check_profile(data, pool, path, findings)
     _check_split(pool, path, findings)
     _check_priorities(pool, path, findings)
+    _check_breaker(data, pool, path, findings)
     timeouts = section(pool, "timeouts")
     wall_ms, idle_ms = timeouts.get("wall_ms", 60000), timeouts.get("idle_ms", 5000)
     if idle_ms > wall_ms:
@@ -191,6 +192,19 @@ def _check_priorities(pool: dict[str, Any], path: Path, findings: Findings) -> N
     if total > capacity:
         rule = f"is less than the priorities' queue_capacity together ({total}): it decides first"
         findings.warn((*path, "queue", "capacity"), capacity, rule)
+
+
+def _check_breaker(
+    data: dict[str, Any], pool: dict[str, Any], path: Path, findings: Findings
+) -> None:
+    """Only objectives of interactive tasks open a circuit breaker (ORCH-3040)."""
+    if not section(section(pool, "admission"), "circuit_breaker").get("enabled"):
+        return
+    goals = section(section(data, "slos"), "interactive")
+    names = ("first_token_p95_ms", "tokens_64_p95_ms", "error_ratio")
+    if all(name in goals and goals[name] is None for name in names):
+        place: Path = (*path, "admission", "circuit_breaker", "enabled")
+        findings.warn(place, True, "never opens: every objective in slos.interactive is null")
 
 
 def _check_devices(pools: list[dict[str, Any]], findings: Findings) -> None:

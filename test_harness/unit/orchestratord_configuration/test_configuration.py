@@ -304,6 +304,14 @@ def test_a_key_needs_exactly_one_source(fields: str) -> None:
         ("sessions: { budgets: { tokens: 1000 } }\n" + KEYS + POOL, "sessions.budgets.tokens"),
         ("auth: { enabled: false }\n" + POOL, "auth.enabled"),
         (KEYS, "POOL_UNAVAILABLE"),
+        (
+            "slos: { interactive: { first_token_p95_ms: null, tokens_64_p95_ms: null, "
+            "error_ratio: null } }\n"
+            + KEYS
+            + POOL
+            + "    admission: { circuit_breaker: { enabled: true } }\n",
+            "admission.circuit_breaker.enabled",
+        ),
         (KEYS + POOL + "    timeouts: { wall_ms: 10, idle_ms: 20 }\n", "timeouts.idle_ms"),
         (KEYS + POOL + "    launch: { count: 2 }\n", "ORCH-1101"),
         (
