@@ -16,6 +16,7 @@ pytest_plugins = [
     "bdd.steps.stream_steps",
     "bdd.steps.share_steps",
     "bdd.steps.breaker_steps",
+    "bdd.steps.explain_steps",
 ]
 
 scenarios(str(chosen_features(os.environ.get(VARIABLE, ""), Path.cwd())))
