@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from harness_kit.gated_engine import GatedEngine
+from harness_kit.model_files import gguf_bytes, llama_metadata
 from harness_kit.service_process import ServiceProcess, external_pool
 from harness_kit.waiting import wait_until
 
@@ -29,11 +30,15 @@ def model_of(pool: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class PoolWanted:
-    """A pool as a Background describes it; `settings` are its own keys of the configuration."""
+    """A pool as a Background describes it; `settings` are its own keys of the configuration.
+
+    With `model_file` its engines name one that can be read, which says what a token's KV takes.
+    """
 
     engines: int
     slots: int
     settings: Mapping[str, Any] = field(default_factory=dict)
+    model_file: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,9 +99,14 @@ class Stage:
         stack.close()
 
     def _build(self, wanted: Wanted) -> Scenery:
+        model_file = self._directory / "small.gguf"
+        model_file.write_bytes(gguf_bytes(llama_metadata()))
+        paths = {True: str(model_file), False: "gated.gguf"}
         engines = {
             pool: {
-                f"r{number}": self._stack.enter_context(GatedEngine(slots=described.slots))
+                f"r{number}": self._stack.enter_context(
+                    GatedEngine(slots=described.slots, model_path=paths[described.model_file])
+                )
                 for number in range(described.engines)
             }
             for pool, described in wanted.pools.items()

@@ -34,6 +34,11 @@ POOLS: dict[str, dict[str, Any]] = {
         }
     },
     "quota": {"admission": {"fairness": {"kind": "wfq", "tenants": [{"id": "acme", "rps": 0.5}]}}},
+    "tokens": {
+        "admission": {
+            "fairness": {"kind": "wfq", "tenants": [{"id": "acme", "tokens_per_minute": 600}]}
+        }
+    },
     "concurrent": {
         "admission": {"fairness": {"kind": "wfq", "tenants": [{"id": "acme", "max_concurrent": 1}]}}
     },
@@ -240,7 +245,7 @@ def test_a_rate_limit_lets_a_burst_of_one_pass_and_counts_per_client(
 
 @pytest.mark.req("ORCH-3077")
 @pytest.mark.req("ORCH-2007", partial="all but one policy or header")
-@pytest.mark.req("ORCH-3036", partial="memory quotas (KV and scratch) are not built")
+@pytest.mark.req("ORCH-3036", partial="tokens and memory")
 def test_a_tenant_s_requests_per_second_are_a_quota_over_all_its_keys(
     service: ServiceProcess,
 ) -> None:
@@ -258,8 +263,35 @@ def test_a_tenant_s_requests_per_second_are_a_quota_over_all_its_keys(
     assert of_another_tenant.status == 202
 
 
+@pytest.mark.req("ORCH-3036", partial="concurrent jobs and memory")
+@pytest.mark.req("ORCH-2007", partial="all but one policy or header")
+def test_a_tenant_s_tokens_per_minute_count_prompt_and_decoded_tokens_of_all_its_keys(
+    service: ServiceProcess,
+) -> None:
+    with (
+        service.probe(DATA_KEY) as client,
+        service.probe(ALL_KEY) as colleague,
+        service.probe(OTHER_TENANT_KEY) as other,
+    ):
+        too_many, _ = submit(client, "tokens", max_tokens=597, ctx=1024)  # and four of its prompt
+        first, document = submit(client, "tokens", max_tokens=590, ctx=1024)
+        second, _ = submit(colleague, "tokens", priority="batch", max_tokens=8)
+        of_another_tenant, _ = submit(other, "tokens", max_tokens=700, ctx=1024)
+        end = client.stream(document["task_id"]).rest()[-1]
+
+    assert too_many.status == 429
+    assert too_many.json()["policy_label"] == "quota"
+    assert too_many.json()["retriable"] is False
+    assert first.status == 202
+    envelope = assert_backpressure(second, "ADMISSION_REJECT", "quota", "tokens")
+    assert envelope["retry_after_ms"] <= 600  # six of twelve tokens are missing, ten a second come
+    assert "tokens_per_minute" in envelope["message"]
+    assert of_another_tenant.status == 202
+    assert end.data["tokens_out"] == 590
+
+
 @pytest.mark.req("ORCH-3077")
-@pytest.mark.req("ORCH-3036", partial="memory quotas (KV and scratch) are not built")
+@pytest.mark.req("ORCH-3036", partial="tokens and memory")
 def test_max_concurrent_lets_more_tasks_wait_rather_than_refusing_them(
     service: ServiceProcess, engines: dict[str, GatedEngine]
 ) -> None:

@@ -54,12 +54,14 @@ class GatedEngine:
         ctx: int = 8192,
         script: Script = words_by_seed,
         version: str = "gated-1",
+        model_path: str = "gated.gguf",
         embeddings: bool = False,
     ) -> None:
         self.slots = slots
         self.ctx = ctx
         self.script = script
         self.version = version
+        self.model_path = model_path
         self.embeddings = embeddings
         self.loading = False
         self.decodes: list[DecodeSeen] = []
@@ -191,7 +193,7 @@ class GatedEngine:
                 return 200, {
                     "default_generation_settings": {"n_ctx": self.ctx, "params": {}},
                     "total_slots": self.slots,
-                    "model_path": "gated.gguf",
+                    "model_path": self.model_path,
                     "model_alias": f"gated@{self.version}",
                     "model_ftype": "Q4_1",
                     "chat_template": "gated",

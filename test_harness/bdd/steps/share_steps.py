@@ -48,6 +48,21 @@ def never_starved(journey: Journey, pool: str, most: int, group: str) -> None:
     assert max(runs, default=0) <= most, runs
 
 
+@then(
+    parsers.parse(
+        "the metrics show that of {priority} work {more} got {ratio:d} times what {less} got"
+    )
+)
+def metrics_show_shares(journey: Journey, priority: str, more: str, less: str, ratio: int) -> None:
+    """What was started lately, of all that was: within 10 %."""
+    much, little = (
+        journey.service.metric("admission_share", tenant=tenant, priority=priority)
+        for tenant in (more, less)
+    )
+    assert 0 < much + little <= 1
+    assert abs(much / little / ratio - 1) <= 0.1, (much, little)
+
+
 @then(parsers.re(r'(?P<names>".+") ran on (?P<replica>\w+)'))
 def ran_on(journey: Journey, names: str, replica: str) -> None:
     for name in quoted(names):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import yaml
 from pytest_bdd import given, parsers, when
 
@@ -22,6 +24,13 @@ def pool_is_configured(
 ) -> None:
     """The text below the step is the pool's part of the configuration file."""
     journey.wanted.pools[pool] = PoolWanted(engines, slots, yaml.safe_load(docstring))
+
+
+@given(parsers.parse('a token of context takes 256 bytes of KV in "{pool}"'))
+def kv_bytes_are_known(journey: Journey, pool: str) -> None:
+    """As its small model says: 2 layers, 2 heads for K and V, 16 wide, 2 bytes an element."""
+    wanted = journey.wanted.pools[pool]
+    journey.wanted.pools[pool] = replace(wanted, model_file=True)
 
 
 @given(parsers.parse("the section {name} says"))
