@@ -1,7 +1,7 @@
 """Objectives of a running service: what operators see of them, and the breaker that acts on them.
 
 No test depends on how fast this machine is: goals are a minute, which everything keeps, or a
-millisecond, which nothing keeps whose first token the engine holds until it was seen to wait.
+millisecond, which nothing keeps of which four of five are held until the fifth has begun.
 """
 
 from __future__ import annotations
@@ -36,7 +36,8 @@ def admit(probe: HttpProbe, model: str = MODEL, **fields: Any) -> str:
 
 
 def late_tasks(probe: HttpProbe, engine: GatedEngine) -> None:
-    """A few interactive tasks that were seen to wait for their first token."""
+    """A few interactive tasks that wait for their first token until the last one has begun; that
+    one may have it within a millisecond."""
     engine.hold()
     admitted = [admit(probe) for _ in range(AT_ONCE)]
     engine.wait_busy(AT_ONCE)
@@ -150,11 +151,11 @@ def test_batch_work_is_refused_while_an_interactive_objective_stays_violated(
     assert 1 <= envelope["retry_after_ms"] <= 2_000
     assert refused.headers["x-backoff-ms"] == str(envelope["retry_after_ms"])
     assert "interactive.first_token_p95_ms" in envelope["message"]
-    assert attained == 0
+    assert attained < 0.5
     assert (counted, backpressure) == (1, 1)
     assert ends[-1].name == "end"
     assert told["slo.violated"][0]["objective"] == "first_token_p95_ms"
-    assert told["slo.violated"][0]["met_ratio"] == 0
+    assert told["slo.violated"][0]["met_ratio"] < 0.5
     assert told["breaker.opened"][0]["priority"] == "batch"
     assert told["breaker.opened"][0]["refused"] == ["batch"]
     assert told["breaker.closed"][0]["refused"] == []
