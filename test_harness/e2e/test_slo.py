@@ -1,7 +1,7 @@
 """Objectives of a running service: what operators see of them, and the breaker that acts on them.
 
 No test depends on how fast this machine is: goals are a minute, which everything keeps, or a
-millisecond, which nothing keeps of which four of five are held until the fifth has begun.
+millisecond, and four of five tasks are held until the fifth has begun.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Steps about objectives that are missed, and who is refused for it.
 
-The scenarios promise a first token within a millisecond; tasks here are held until the last of a few
-has begun, so that nearly all of them are late.
+The scenarios promise a first token within a millisecond; tasks here are held until the last of a
+few has begun, so that nearly all of them are late.
 """
 
 from __future__ import annotations
