@@ -188,6 +188,30 @@ def test_a_stream_that_ends_with_an_error(
     assert events[-1].data["pool_id"] == POOL
 
 
+@pytest.mark.req("ORCH-3091", partial="the shape of its answers")
+def test_explanations_of_running_waiting_ended_and_refused_tasks(
+    probe: HttpProbe, engine: GatedEngine
+) -> None:
+    engine.hold(2)
+    tasks = [submitted(probe) for _ in range(2)]
+    engine.wait_busy(2)
+    tasks.append(submitted(probe))
+    refused = task(MODEL)
+    assert send(probe, "submit_task", "/v1/tasks", refused).status == 429
+    tasks.append(str(refused["task_id"]))
+    paths = [f"/v1/tasks/{task_id}/explanation" for task_id in tasks]
+
+    before = [send(probe, "explain_task", path).json()["state"] for path in paths]
+    engine.allow()
+    probe.stream(tasks[2]).rest()
+    after = send(probe, "explain_task", paths[2]).json()
+    unknown = send(probe, "explain_task", paths[0].replace(tasks[0][:8], "00000000"))
+
+    assert before == ["running", "running", "waiting", "refused"]
+    assert after["state"] == "ended"
+    assert unknown.status == 404
+
+
 @pytest.mark.req("ORCH-2004", "ORCH-2005")
 def test_a_session_and_its_end(probe: HttpProbe) -> None:
     document = task(MODEL)
