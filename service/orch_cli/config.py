@@ -8,13 +8,17 @@ from typing import Annotated, Any
 
 import typer
 
+from orch_cli import live_config
 from orch_cli.exit_codes import EPILOG, ExitCode
 from orch_cli.output import Output
 from orch_cli.profiles import JsonOption
 from orch_cli.serve import configuration_failure
 
 group = typer.Typer(
-    no_args_is_help=True, help="Check configurations.", epilog=EPILOG, rich_markup_mode=None
+    no_args_is_help=True,
+    help="Check configurations, and change a running service's.",
+    epilog=EPILOG,
+    rich_markup_mode=None,
 )
 
 
@@ -152,4 +156,5 @@ def _count(number: int, noun: str) -> str:
 
 def register(app: typer.Typer) -> None:
     """Add `config` to the command line."""
+    live_config.register(group)
     app.add_typer(group, name="config")

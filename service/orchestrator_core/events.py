@@ -6,6 +6,7 @@ All values are frozen; times are wall-clock milliseconds; keys are the services'
 from __future__ import annotations
 
 from orchestrator_core.admission.circuit_breaker import Shed
+from orchestrator_core.limits import Limits
 from orchestrator_core.pool import PoolSpec, ReplicaSpec, SetKey
 from orchestrator_core.task import Task
 from orchestrator_core.value import Value
@@ -199,6 +200,12 @@ class SessionForgotten(Value, frozen=True):
     session_key: str
 
 
+class LimitsChanged(Value, frozen=True):
+    """Other limits from now on; what was admitted under the former ones stays."""
+
+    limits: Limits
+
+
 class Tick(Value, frozen=True):
     """Time has passed: waiting tasks beyond their deadline end, expired sessions are forgotten."""
 
@@ -224,5 +231,6 @@ Event = (
     | WorkerLost
     | SessionRestored
     | SessionForgotten
+    | LimitsChanged
     | Tick
 )

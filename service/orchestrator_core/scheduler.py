@@ -35,6 +35,7 @@ from orchestrator_core.events import (
     Evacuated,
     Event,
     Finished,
+    LimitsChanged,
     PoolAdded,
     PoolDraining,
     PoolMerged,
@@ -160,6 +161,9 @@ class Scheduler(Relocation):
                 session.turns = event.turns
                 session.tokens_used, session.time_used_ms = event.tokens_used, event.time_used_ms
                 self._sessions.restore(session)
+            case LimitsChanged(limits):
+                self.limits = limits
+                self._sessions.reconfigure(limits)
             case SessionForgotten(session_key):
                 self._sessions.forget(session_key)
             case _:

@@ -22,7 +22,7 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -37,19 +37,22 @@ from orchestrator_core.errors import Code, Reason, Refusal
 from orchestrator_core.events import PoolDraining
 from orchestrator_core.scheduler import Scheduler
 from orchestrator_core.task import Determinism, Workload
+from orchestratord.api.config_orders import ConfigOrders
 from orchestratord.api.control_plane import ControlApp, ControlPlane
 from orchestratord.api.data_plane import DataPlane
 from orchestratord.api.gate import Gate
 from orchestratord.api.http_server import HttpServer
 from orchestratord.api.pool_orders import PoolOrders
 from orchestratord.api.public_pages import PublicPages
-from orchestratord.configuration import LoadedConfig, load_config
+from orchestratord.configuration import LoadedConfig, ReloadRefused, load_config
+from orchestratord.hot_reload import HotReload
 from orchestratord.infra.local_coordinator import LocalCoordinator
 from orchestratord.infra.logging import LineBuffer, configure_logging
 from orchestratord.infra.sqlite_journal import SqliteJournal
 from orchestratord.installation import InstalledAdapters, this_host
 from orchestratord.ports.coordinator import Coordinator, Lease
 from orchestratord.ports.journal import Journal
+from orchestratord.reconfiguration import Reconfiguration
 from orchestratord.services.admission import AdmissionService
 from orchestratord.services.breakers import BreakerService
 from orchestratord.services.cancellation import CancellationService
@@ -74,8 +77,11 @@ from orchestratord.services.telemetry import Telemetry
 from orchestratord.services.termination import TerminationService
 from orchestratord.services.watchdog import PERIOD_S, Watchdog
 from orchestratord.settings import (
+    has_budget,
     key_ring,
     limits,
+    log_fields,
+    model_store,
     pool_settings,
     pool_traits,
     sampler_profiles,
@@ -84,6 +90,7 @@ from orchestratord.settings import (
     slo_objectives,
 )
 from pool_managerd.gpu_watch import GpuWatch
+from pool_managerd.model_store import ModelStoreError
 from pool_managerd.observer import Cause
 from pool_managerd.pool_host import PoolHost
 from pool_managerd.replica import ReplicaView
@@ -117,7 +124,9 @@ class Orchestrator:
         journal: Journal,
         telemetry: Telemetry,
         adapters: Mapping[str, EngineAdapter],
+        reload_file: Callable[[], LoadedConfig],
     ) -> None:
+        """`reload_file` reads the configuration once more; raises `ConfigError`."""
         config = loaded.config
         self.config = config
         self.journal = journal
@@ -150,17 +159,15 @@ class Orchestrator:
             journal,
             self.telemetry,
             sampler_profiles(config),
-            exact_counts=_has_budget(config),
+            exact_counts=has_budget(config),
         )
-        self.explanations = ExplanationService(
-            self.scheduling, self.jobs, self.admission.refused
-        )
+        self.explanations = ExplanationService(self.scheduling, self.jobs, self.admission.refused)
         self.sessions = SessionService(
             self.scheduling,
             self.jobs,
             journal,
             config.sessions.ttl_ms,
-            budgeted=_has_budget(config),
+            budgeted=has_budget(config),
         )
         self.recovery = RecoveryService(
             self.scheduling,
@@ -182,6 +189,7 @@ class Orchestrator:
         )
         self.breakers = BreakerService(self.slo, self.scheduling, self.replicas, time.monotonic)
         self.kv_pressure = KvPressure(self.replicas, self.telemetry)
+        self.models = model_store(config)
         self.pool_host = PoolHost(
             [pool_settings(p) for p in config.pools],
             adapters,
@@ -191,6 +199,7 @@ class Orchestrator:
             clock=wall_clock_ms,
             jitter=random.random,
             gpus=GpuWatch(config.platform.gpu_telemetry_ms),
+            models=self.models,
         )
         self.drains = DrainService(self.scheduling, self.replicas, self.pool_host, self.telemetry)
         self.rollouts = RolloutService(
@@ -224,9 +233,30 @@ class Orchestrator:
         for pool in config.pools:
             self.telemetry.pool_added(
                 self.replicas.pools[pool.id].spec,
-                {"quant": pool.quant, "ctx": pool.ctx, "tensor_split": pool.tensor_split},
+                log_fields(pool),
             )
+        self.reconfiguration = Reconfiguration(
+            jobs=self.jobs,
+            hub=self.hub,
+            scheduling=self.scheduling,
+            admission=self.admission,
+            cancellation=self.cancellation,
+            sessions=self.sessions,
+            slo=self.slo,
+            replicas=self.replicas,
+            telemetry=self.telemetry,
+            pool_host=self.pool_host,
+            drains=self.drains,
+            rollouts=self.rollouts,
+            took_over=self._take_over,
+        )
+        self.hot_reload = HotReload(
+            loaded, reload_file, self.reconfiguration, self.telemetry.config_reloaded
+        )
         self.telemetry.deployment(version("llama-orch"), config.platform.cpu_carve_out)
+
+    def _take_over(self, config: Config) -> None:
+        self.config = config
 
     def pool_figures(self, pool_id: str) -> dict[str, float]:
         return self.overview.pool_snapshot(pool_id)
@@ -311,6 +341,7 @@ class Orchestrator:
                     self.overview,
                     self.devices,
                     PoolOrders(self.overview, self.drains, self.rollouts),
+                    ConfigOrders(self.hot_reload),
                 ),
                 orchcontrol_v1.contract_text(),
             )
@@ -326,7 +357,9 @@ class Orchestrator:
     def server(self, *, data: bool, control: bool) -> HttpServer:
         """A server for one port."""
         gate = self.gate(data=data, control=control)
-        return HttpServer(gate, self.config.server.max_body_bytes, time.monotonic)
+        server = HttpServer(gate, self.config.server.max_body_bytes, time.monotonic)
+        self.reconfiguration.ports.append((gate, server))
+        return server
 
     def render_metrics(self) -> bytes:
         """All metrics, gauges brought up to date first."""
@@ -345,6 +378,8 @@ class Orchestrator:
             len(self.hub), self.jobs.ended_bytes, self.scheduling.scheduler.session_count
         )
         self.devices.set_gauges()
+        with contextlib.suppress(ModelStoreError):  # a folder that cannot be read has no size
+            self.telemetry.metrics.model_store_bytes.set(self.models.total_bytes())
         shares = self.scheduling.scheduler.shares(self.scheduling.clock_ms())
         self.telemetry.share_gauges(shares)
         return self.telemetry.render()
@@ -370,11 +405,6 @@ class Orchestrator:
 def _last_error(cause: Cause) -> dict[str, Any]:
     """`LastError` of the contract."""
     return {"code": str(cause.code), "message": cause.message, "at_ms": cause.at_ms}
-
-
-def _has_budget(config: Config) -> bool:
-    budgets = config.sessions.budgets
-    return any(b is not None for b in (budgets.tokens, budgets.time_ms, budgets.cost))
 
 
 def _determinism_record(job: Job, sha256: str) -> DeterminismRecord | None:
@@ -410,7 +440,9 @@ def _determinism_record(job: Job, sha256: str) -> DeterminismRecord | None:
     )
 
 
-async def _run(loaded: LoadedConfig, host: str, port: int, logs: LineBuffer) -> int:
+async def _run(
+    loaded: LoadedConfig, config_path: Path, host: str, port: int, logs: LineBuffer
+) -> int:
     config = loaded.config
     state_dir = Path(config.server.state_dir)
     coordinator: Coordinator = LocalCoordinator(state_dir)
@@ -420,7 +452,11 @@ async def _run(loaded: LoadedConfig, host: str, port: int, logs: LineBuffer) -> 
         state_dir / "journal.sqlite3", config.journal.sync, on_commit=telemetry.journal_commit
     )
     telemetry.journal_bytes = lambda: journal.stats().bytes_on_disk
-    orchestrator = Orchestrator(loaded, journal, telemetry, InstalledAdapters())
+
+    def reload_file() -> LoadedConfig:
+        return load_config(config_path, host=this_host())
+
+    orchestrator = Orchestrator(loaded, journal, telemetry, InstalledAdapters(), reload_file)
     try:
         return await _serve(orchestrator, host, port, logs)
     finally:
@@ -436,7 +472,15 @@ async def _serve(orchestrator: Orchestrator, host: str, port: int, logs: LineBuf
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    loop.add_signal_handler(signal.SIGHUP, _refuse_reload)
+    reloads: set[asyncio.Task[None]] = set()
+
+    def reload() -> None:
+        work = asyncio.create_task(_reload(orchestrator))
+        reloads.add(work)
+        work.add_done_callback(reloads.discard)
+
+    loop.add_signal_handler(signal.SIGHUP, reload)
+    orchestrator.reconfiguration.logs = logs
     gc.set_threshold(*GC_THRESHOLDS)  # a replay makes a great many objects
     orchestrator.replicas.start()
     orchestrator.recovery.run()
@@ -473,12 +517,13 @@ async def _serve(orchestrator: Orchestrator, host: str, port: int, logs: LineBuf
     sys.setswitchinterval(SWITCH_INTERVAL_S)
     _announce([sock for _, sock in servers], host)
     await stop.wait()
-    budget_s = config.server.shutdown_ms / 1000
+    budget_s = orchestrator.config.server.shutdown_ms / 1000
     reserve_s = min(SHUTDOWN_RESERVE_S, budget_s / 2)
     await orchestrator.drain(budget_s - reserve_s)
     await asyncio.gather(
         *(server.stop(reserve_s / 2) for server, _ in servers),
         orchestrator.pool_host.stop(reserve_s * 0.75),
+        orchestrator.reconfiguration.close(),
         orchestrator.rollouts.close(),
         orchestrator.drains.close(),
     )
@@ -528,8 +573,10 @@ def _announce(sockets: list[socket.socket], host: str) -> None:
     log.info("service.listening", **{k: v for k, v in line.items() if k != "event"})
 
 
-def _refuse_reload() -> None:
-    log.warning("config.reload_unsupported", cause="this version reloads by a restart")
+async def _reload(orchestrator: Orchestrator) -> None:
+    """SIGHUP: whoever sent it reads the outcome in the log."""
+    with contextlib.suppress(ReloadRefused):
+        await orchestrator.hot_reload.reload()
 
 
 async def _every(period_s: float, work: Any) -> None:
@@ -562,6 +609,7 @@ def serve(config_path: Path, host: str | None = None, port: int | None = None) -
         return runner.run(
             _run(
                 loaded,
+                config_path,
                 server.host if host is None else host,
                 server.port if port is None else port,
                 logs,

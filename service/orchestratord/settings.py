@@ -6,9 +6,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
 
 from orch_config import Config
-from orch_config.types import Pool, SamplerProfile
+from orch_config.types import Catalog, Pool, SamplerProfile
 from orchestrator_core.admission.circuit_breaker import BreakerPolicy
 from orchestrator_core.limits import Limits
 from orchestrator_core.pool import (
@@ -23,6 +25,7 @@ from orchestratord.api.keys import KeyRing, Principal, hash_key
 from orchestratord.configuration.quotas import granted_classes
 from orchestratord.services.replicas import PoolTraits
 from orchestratord.services.slo import ERRORS, FIRST_TOKEN, THROUGHPUT, TOKENS_64, Objective
+from pool_managerd.model_store import ModelStore
 from pool_managerd.settings import (
     ExternalReplica,
     LaunchSettings,
@@ -45,6 +48,17 @@ def limits(config: Config) -> Limits:
         budget_time_ms=sessions.budgets.time_ms,
         budget_cost=sessions.budgets.cost,
     )
+
+
+def has_budget(config: Config) -> bool:
+    """Whether sessions have any budget: then tokens are counted by the engine."""
+    budgets = config.sessions.budgets
+    return any(b is not None for b in (budgets.tokens, budgets.time_ms, budgets.cost))
+
+
+def log_fields(pool: Pool) -> dict[str, Any]:
+    """What every log line of the pool's tasks carries."""
+    return {"quant": pool.quant, "ctx": pool.ctx, "tensor_split": pool.tensor_split}
 
 
 def _prefix_reuse(pool: Pool) -> frozenset[Determinism]:
@@ -171,6 +185,13 @@ def pool_settings(pool: Pool) -> PoolSettings:
         ),
         preload_ms=pool.timeouts.preload_ms,
     )
+
+
+def model_store(config: Config) -> ModelStore:
+    """The store that this configuration describes; without a catalog it has its defaults."""
+    store = (config.catalog or Catalog()).store
+    path = Path(config.server.state_dir) / "models" if store.path is None else Path(store.path)
+    return ModelStore(path, store.quota_bytes)
 
 
 def sampler_profiles(config: Config) -> Mapping[str, Sampling]:

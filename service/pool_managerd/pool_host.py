@@ -29,6 +29,7 @@ from pool_managerd.gpu_watch import GpuWatch
 from pool_managerd.host_memory import read_host_memory
 from pool_managerd.launched_replica import LaunchedSupervisor
 from pool_managerd.memory_estimate import Room
+from pool_managerd.model_store import ModelStore
 from pool_managerd.observer import Cause, CauseCode, DeviceFault, ReplicaObserver
 from pool_managerd.preload_check import PreloadCheck
 from pool_managerd.processes import kill_carriers
@@ -104,6 +105,7 @@ class PoolHost:
         has_gpu: Callable[[], bool] = gpu_present,
         gpus: GpuWatch | None = None,
         host_memory: Callable[[], Room | None] = read_host_memory,
+        models: ModelStore | None = None,
     ) -> None:
         self._pools = {pool.id: pool for pool in pools}
         self._observer = observer
@@ -125,6 +127,7 @@ class PoolHost:
             marker=self._marker,
             ledger=self._ledger,
             preload=self._preload,
+            models=models,
         )
         self._seats: dict[str, dict[str, _Seat]] = {pool.id: {} for pool in pools}
         self._started = False
@@ -172,6 +175,28 @@ class PoolHost:
         self._seats[pool.id] = {}
         if self._started:
             self._populate(pool, [])
+
+    def reconfigure(self, pool: PoolSettings) -> None:
+        """Other settings for replicas that come from now on; those that are there keep what they
+        were started by. Raises KeyError for an unknown pool."""
+        if pool.id not in self._pools:
+            raise KeyError(pool.id)
+        self._pools[pool.id] = pool
+
+    def changed_external(self, pool: PoolSettings) -> tuple[str, ...]:
+        """Replicas that somebody else runs and that `pool` does not have, or has elsewhere. Raises
+        KeyError for an unknown pool."""
+        wanted = {external.id: external for external in pool.external}
+        return tuple(
+            name
+            for name, seat in self._seats[pool.id].items()
+            if seat.external is not None and wanted.get(name) != seat.external
+        )
+
+    def populate(self, pool_id: str) -> None:
+        """Start every replica of the pool's settings that is not there. Raises KeyError for an
+        unknown pool."""
+        self._populate(self._pools[pool_id], [])
 
     async def remove_pool(self, pool_id: str, grace_s: float) -> None:
         """End its engines, SIGKILL after `grace_s` seconds, and forget it. Raises KeyError for an
@@ -307,11 +332,16 @@ class PoolHost:
 
     def _populate(self, pool: PoolSettings, awaited: Sequence[Replica]) -> None:
         """The pool's replicas begin, after the first outcome of those that are `awaited`."""
-        seats = [self._seat(pool, external.id, external) for external in pool.external]
+        known = self._seats[pool.id]
+        seats = [
+            self._seat(pool, external.id, external)
+            for external in pool.external
+            if external.id not in known
+        ]
         if pool.launch is not None:
             self._factory.announce(pool)
-            numbers = range(pool.launch.count)
-            seats += [self._seat(pool, f"{pool.id}-{number}") for number in numbers]
+            names = [f"{pool.id}-{number}" for number in range(pool.launch.count)]
+            seats += [self._seat(pool, name) for name in names if name not in known]
         for seat in seats:
             self._begin(seat, awaited)
 

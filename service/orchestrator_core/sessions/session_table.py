@@ -105,9 +105,7 @@ class SessionTable:
     """Sessions by key, at most `limits.max_sessions`; beyond that the least recently used goes."""
 
     def __init__(self, limits: Limits) -> None:
-        self._limits = limits
-        budgets = (limits.budget_tokens, limits.budget_time_ms, limits.budget_cost)
-        self._budgeted = any(budget is not None for budget in budgets)
+        self.reconfigure(limits)
         self._sessions: OrderedDict[str, Session] = OrderedDict()
         self._births: list[
             tuple[int, str]
@@ -115,6 +113,12 @@ class SessionTable:
 
     def __len__(self) -> int:
         return len(self._sessions)
+
+    def reconfigure(self, limits: Limits) -> None:
+        """Other limits from now on; also for sessions that are open."""
+        self._limits = limits
+        budgets = (limits.budget_tokens, limits.budget_time_ms, limits.budget_cost)
+        self._budgeted = any(budget is not None for budget in budgets)
 
     def find(self, key: str, now_ms: int) -> Session | None:
         """The live session of that key; one past its TTL is not live, forgotten yet or not."""

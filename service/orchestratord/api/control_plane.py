@@ -18,6 +18,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from orchestrator_core.errors import Code
+from orchestratord.api.config_orders import ConfigOrders
 from orchestratord.api.errors import HttpError, error_response, invalid
 from orchestratord.api.http_server import Headers
 from orchestratord.api.pool_orders import PoolOrders
@@ -40,7 +41,11 @@ class ControlPlane:
     """The handlers, by operation id. What this version does not serve answers 501."""
 
     def __init__(
-        self, overview: OverviewService, devices: DeviceService, orders: PoolOrders
+        self,
+        overview: OverviewService,
+        devices: DeviceService,
+        orders: PoolOrders,
+        config_orders: ConfigOrders,
     ) -> None:
         self._overview = overview
         self._devices = devices
@@ -50,6 +55,7 @@ class ControlPlane:
             "get_capabilities": self.get_capabilities,
             "list_devices": self.list_devices,
             **orders.handlers,
+            **config_orders.handlers,
         }
 
     async def pool_health(self, id: str) -> Answer:

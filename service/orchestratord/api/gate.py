@@ -63,6 +63,14 @@ class Gate:
         self._metrics_public = metrics_public
         self._tasks: set[asyncio.Task[None]] = set()
 
+    def reconfigure(
+        self, keys: KeyRing | None, max_body_bytes: int, metrics_public: bool
+    ) -> None:
+        """Other keys and bounds, from the next request on."""
+        self._keys = keys
+        self._max_body_bytes = max_body_bytes
+        self._metrics_public = metrics_public
+
     def __call__(self, request: HttpRequest, connection: HttpConnection) -> None:
         correlation = correlation_id(request.headers.get(b"x-correlation-id"))
         exchange = Exchange(

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from .host_checks import Host
 from .load import AnyEnvironment, LoadedConfig, config_schema, load_config, parse_config
-from .problems import ConfigError, Problem
+from .problems import ConfigError, Problem, ReloadRefused
 from .quotas import PriorityQuota, TenantQuota, effective_quotas
 
 __all__ = [
@@ -19,6 +19,7 @@ __all__ = [
     "LoadedConfig",
     "PriorityQuota",
     "Problem",
+    "ReloadRefused",
     "TenantQuota",
     "config_schema",
     "effective_quotas",

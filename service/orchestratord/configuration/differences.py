@@ -57,16 +57,18 @@ _RULES = (
     _Rule(("server", "config_mode"), Effect.LIVE),
     _Rule(("auth", "keys"), Effect.LIVE),
     _Rule(("streams",), Effect.LIVE),
+    _Rule(("streams", "metrics_ms"), Effect.RESTART),
     _Rule(("sessions",), Effect.LIVE),
     _Rule(("sampler_profiles",), Effect.LIVE),
     _Rule(("slos",), Effect.LIVE),
+    _Rule(("slos", "window_s"), Effect.RESTART),
     _Rule(("pools", "*"), Effect.REPLACE),
     _Rule(("pools", "*", "queue"), Effect.LIVE),
     _Rule(("pools", "*", "admission"), Effect.LIVE),
     _Rule(("pools", "*", "preemption"), Effect.LIVE),
     _Rule(("pools", "*", "timeouts"), Effect.LIVE),
+    _Rule(("pools", "*", "timeouts", "preload_ms"), Effect.REPLACE),
     _Rule(("pools", "*", "placement"), Effect.LIVE),
-    _Rule(("pools", "*", "restarts"), Effect.LIVE),
 )
 # What names an entry of a list of sections.
 _NAMES = ("id", "name")

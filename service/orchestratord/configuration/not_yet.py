@@ -24,10 +24,6 @@ def warn_of_not_yet(data: dict[str, Any], findings: Findings) -> None:
     ):
         rule = "models are not verified yet: every model that a pool names is served"
         findings.warn(("catalog", "trust_policy"), policy, rule)
-    store = section(catalog, "store")
-    if store:
-        rule = "there is no model store yet: models stay where they are, no quota holds"
-        findings.warn(("catalog", "store"), store, rule)
     url = section(data, "cluster").get("url")
     if url:
         rule = "not connected yet: this process runs embedded and shares nothing with others"

@@ -88,3 +88,12 @@ def _is_secret(path: Path, value: Any) -> bool:
     if path[:1] == ("auth",) and len(path) > 1 and path[1] not in {"enabled", "keys"}:
         return True
     return "env" in path[:-1] or (len(path) > 2 and "args" in path[:-1])
+
+
+class ReloadRefused(Exception):
+    """A running service cannot take this configuration; nothing has changed. `invalid` says that
+    the file has findings, else it is the state of the service that does not allow it."""
+
+    def __init__(self, message: str, *, invalid: bool = False) -> None:
+        super().__init__(message)
+        self.invalid = invalid

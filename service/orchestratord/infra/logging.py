@@ -40,6 +40,12 @@ class LineBuffer:
         self._lines: list[bytes] = []
         self._size = 0
 
+    def redact(self, secrets: Iterable[str]) -> None:
+        """Further secrets; those that are known stay so: they may still be in a message."""
+        self._secrets += tuple(
+            _encoder.encode(s)[1:-1] for s in secrets if len(s) >= MIN_SECRET_CHARS
+        )
+
     def write(self, line: bytes) -> None:
         for secret in self._secrets:
             if secret in line:

@@ -167,7 +167,7 @@ class SqliteJournal:
         return self._rows()
 
     async def read(self, row: int) -> list[bytes]:
-        """The records of one row, read in a thread: the writer may have the file (ports.journal)."""
+        """The records of one row; in a thread: the writer may have the file (ports.journal)."""
         return await asyncio.to_thread(self._read, row)
 
     def forget(self, rows: Iterable[int]) -> None:
@@ -212,7 +212,7 @@ class SqliteJournal:
                 ).fetchone()
             return [] if found is None else self._decoder.decode(found[0])
         except (sqlite3.Error, msgspec.DecodeError, TypeError) as error:
-            raise JournalError(f"journal {self._path}: row {row} cannot be read: {error}") from error
+            raise JournalError(_damaged(self._path, f"row {row}: {error}")) from error
 
     def _rows(self) -> Iterator[tuple[int, list[bytes]]]:
         last = 0

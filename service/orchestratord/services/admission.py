@@ -167,6 +167,10 @@ class AdmissionService:
         # Set while the service shuts down: the refusal that every new task gets.
         self.closed: Refusal | None = None
 
+    def reconfigure(self, sampler_profiles: Mapping[str, Sampling], *, exact_counts: bool) -> None:
+        """Other profiles from now on; what was admitted keeps what it was admitted with."""
+        self._profiles, self.exact_counts = sampler_profiles, exact_counts
+
     def submit(self, draft: Draft, then: Callable[[Outcome], None]) -> None:
         """Admit the draft; `then` is called once, now or later, with a job whose promise is on
         disk, or with why not. A task is needed only where the engine has to be asked."""
@@ -362,6 +366,7 @@ class AdmissionService:
             self._telemetry.weights(job.pool_id, task.priority, task.tenant),
             len(self._replicas.matching(task.engine, task.model_ref)),
         )
+        job.decisions = self.refused.admitted(task.key)
         job.note(decision)
         self._telemetry.admitted(job, decision)
         session = scheduler.session(task.session_key, task.arrived_ms)
@@ -369,7 +374,6 @@ class AdmissionService:
         assert job.payload is not None, "it has not ended"
         job.session_until_ms = task.arrived_ms + session.ttl_ms_remaining
         record = _record(job, job.payload, session.created_ms, session.turns, admitted_ms)
-        job.decisions = self.refused.admitted(task.key)
         job.admitted = self._journal.append(records.encode(record))
 
     def _profile(self, draft: Draft) -> _Profile | Refusal:

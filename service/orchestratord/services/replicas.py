@@ -372,6 +372,21 @@ class ReplicaDirectory:
         self._index_models()
         self._scheduling.step(PoolAdded(spec))
 
+    def reconfigure(self, traits: PoolTraits) -> None:
+        """Other settings of a pool from now on; what it serves, and by which names, stays."""
+        known = self.pools[traits.spec.id]
+        refs = known.spec.model_refs
+        spec = replace(traits.spec, model_refs=refs)
+        self.pools[spec.id] = replace(traits, spec=spec, model=known.model)
+        self._index_models()
+        self._scheduling.step(PoolAdded(spec))
+
+    def replace_pool(self, traits: PoolTraits) -> None:
+        """The pool is another one from now on; replicas that come are judged by it."""
+        self.pools[traits.spec.id] = traits
+        self._index_models()
+        self._scheduling.step(PoolAdded(traits.spec))
+
     def add_pool(self, traits: PoolTraits) -> None:
         """Another pool for the core; its replicas come later."""
         self.pools[traits.spec.id] = traits

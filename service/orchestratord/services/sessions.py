@@ -38,6 +38,10 @@ class SessionService:
         self._ttl_ms = ttl_ms
         self._budgeted = budgeted
 
+    def reconfigure(self, ttl_ms: int, *, budgeted: bool) -> None:
+        """Other limits from now on."""
+        self._ttl_ms, self._budgeted = ttl_ms, budgeted
+
     def budgets(self, tenant: str, session_id: str) -> dict[str, int | float]:
         """What is left of the session's budgets; empty where the deployment sets none."""
         if not self._budgeted:

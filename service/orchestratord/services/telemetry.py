@@ -408,6 +408,8 @@ class Telemetry:
         largest = sorted(shares.items(), key=lambda item: item[1].observed, reverse=True)
         bound: dict[Flow, Gauge] = {}
         for (tenant, priority), share in largest:
+            if not share.observed:
+                break  # neither it nor those after it have got anything
             gauge = self._shares.get((tenant, priority)) or self.metrics.admission_share.labels(
                 tenant=tenant, priority=priority.value
             )
@@ -428,6 +430,10 @@ class Telemetry:
         if meters is None:
             meters = self._pool_meters[key] = _PoolMeters(self.metrics, self._tallies, job)
         return meters
+
+    def config_reloaded(self, outcome: str) -> None:
+        """A hot reload: applied, unchanged, rejected or reverted."""
+        self.metrics.config_reloads_total.labels(outcome=outcome).inc()
 
     # --- the process -------------------------------------------------------------------------
 
