@@ -46,7 +46,7 @@ def plan(
     """
     # Imported here: the other commands shall not pay for the service's imports.
     from orchestratord.configuration import AnyEnvironment, ConfigError, load_config
-    from orchestratord.settings import pool_settings
+    from orchestratord.settings import model_store, pool_settings
     from pool_managerd.launch_preview import preview_pools
     from pool_managerd.preload_check import PreloadCheck
 
@@ -63,7 +63,7 @@ def plan(
         output.note(f"the memory of GPUs is not known here: {gpus.message}", "yellow")
     failed = False
     count = 0
-    for preview in preview_pools(pools, check):
+    for preview in preview_pools(pools, check, model_store(loaded.config)):
         count += 1
         failed = failed or preview.refused is not None
         if as_json:

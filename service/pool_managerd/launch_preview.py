@@ -22,6 +22,8 @@ from pool_managerd.launch_command import (
 from pool_managerd.launch_profiles import LaunchRefused
 from pool_managerd.memory_fit import Shortfall
 from pool_managerd.model_files import ModelUnavailable
+from pool_managerd.model_store import ModelStore
+from pool_managerd.model_use import show_models
 from pool_managerd.preload_check import LaunchPlan, PreloadCheck
 from pool_managerd.settings import LaunchSettings, PoolSettings
 
@@ -45,19 +47,26 @@ class ReplicaPreview:
     notes: tuple[str, ...] = ()
 
 
-def preview_pools(pools: Iterable[PoolSettings], check: PreloadCheck) -> Iterator[ReplicaPreview]:
+def preview_pools(
+    pools: Iterable[PoolSettings], check: PreloadCheck, models: ModelStore | None = None
+) -> Iterator[ReplicaPreview]:
     """Every replica that the pools launch, in the order of the configuration."""
     for pool in pools:
         if pool.launch is not None:
             for number in range(pool.launch.count):
-                yield _preview(pool, pool.launch, f"{pool.id}-{number}", check)
+                yield _preview(pool, pool.launch, f"{pool.id}-{number}", check, models)
 
 
 def _preview(
-    pool: PoolSettings, launch: LaunchSettings, replica_id: str, check: PreloadCheck
+    pool: PoolSettings,
+    launch: LaunchSettings,
+    replica_id: str,
+    check: PreloadCheck,
+    models: ModelStore | None,
 ) -> ReplicaPreview:
     plan: LaunchPlan | None = None
     try:
+        pool, launch = show_models(pool, launch, models)
         plan = check.preview(pool, launch, (pool.id, replica_id))
         words = engine_words(pool, launch, replica_id, 0, plan, verify=False)
         environment = engine_environment(

@@ -34,6 +34,8 @@ from pool_managerd.launch_command import (
 )
 from pool_managerd.launch_profiles import LaunchRefused
 from pool_managerd.model_files import ModelUnavailable
+from pool_managerd.model_store import ModelStore, ModelUse
+from pool_managerd.model_use import use_models
 from pool_managerd.observer import DEVICE_FAULTS, Cause, CauseCode, DeviceFault
 from pool_managerd.preload_check import DoesNotFit, LaunchPlan, PreloadCheck
 from pool_managerd.replica import Replica
@@ -84,6 +86,7 @@ class LaunchedSupervisor:
         output: EngineOutput,
         backoff: Backoff,
         preload: PreloadCheck,
+        models: ModelStore | None = None,
         spawn: Spawn = EngineProcess,
     ) -> None:
         self.replica = replica
@@ -96,6 +99,8 @@ class LaunchedSupervisor:
         self._output = output
         self._backoff = backoff
         self._preload = preload
+        self._models = models
+        self._uses: tuple[ModelUse, ...] = ()  # models that this life's engine has loaded
         self._spawn = spawn
         self._plan: LaunchPlan | None = None  # what this life's engine was started by
         restarts = pool.restarts
@@ -187,7 +192,7 @@ class LaunchedSupervisor:
         port = free_port()
         try:
             # Finding the model may read all of it, to verify it.
-            command, environment, pool = await asyncio.to_thread(self._prepare, port)
+            command, environment, pool, self._uses = await asyncio.to_thread(self._prepare, port)
             engine = self._spawn(
                 command, environment, self._marker, self._output, self._engine_exited
             )
@@ -206,18 +211,21 @@ class LaunchedSupervisor:
         probe = EngineProbe(pool, replica.url, self._client, self._clock)
         return await self._watch(engine, self._client, probe)
 
-    def _prepare(self, port: int) -> tuple[list[str], dict[str, str], PoolSettings]:
-        """Command, environment and the pool as this engine serves it, with as much context as there
-        is memory for. In a thread; holds the engine's memory."""
-        pool, launch, replica = self._pool, self._launch, self.replica
+    def _prepare(
+        self, port: int
+    ) -> tuple[list[str], dict[str, str], PoolSettings, tuple[ModelUse, ...]]:
+        """Command, environment, the pool as this engine serves it, with as much context as there
+        is memory for, and its models in the store. In a thread; holds the engine's memory."""
+        replica = self.replica
         self._plan = None
+        pool, launch, uses = use_models(self._pool, self._launch, self._models)
         self._plan = plan = self._preload.admit(pool, launch, (replica.pool_id, replica.id))
         command = engine_command(
             pool, launch, replica.id, port, plan, second_port=free_port(), cpus=self.cpus
         )
         profiled = profile_environment(pool, launch, plan)
         environment = engine_environment(pool, launch, self._marker, os.environ, profiled)
-        return command, environment, replace(pool, ctx=plan.ctx)
+        return command, environment, replace(pool, ctx=plan.ctx), uses
 
     async def _watch(
         self, engine: EngineProcess, client: EngineClient, probe: EngineProbe
@@ -253,6 +261,7 @@ class LaunchedSupervisor:
                 self._ready_since_s = loop.time()
                 self._preload.release((replica.pool_id, replica.id))
                 replica.ready(client, verdict)
+                self._used()
                 continue
             if verdict.misfit:
                 return verdict.cause
@@ -328,7 +337,21 @@ class LaunchedSupervisor:
         words = last_words(output) if failure is None else failure.evidence
         return self.replica.cause(code, f"the engine (pid {engine.pid}) {engine.status}: {words}")
 
+    def _used(self) -> None:
+        """Its models are evicted after all that were used before."""
+        for use in self._uses:
+            if self._models is not None and use.file.sha256 is not None:
+                self._models.used(use.file.sha256)
+
     async def _end_engine(self, grace_s: float) -> None:
+        try:
+            await self._end_process(grace_s)
+        finally:
+            for use in self._uses:
+                use.release()
+            self._uses = ()
+
+    async def _end_process(self, grace_s: float) -> None:
         engine = self._engine
         if engine is None:
             return

@@ -19,6 +19,7 @@ from pool_managerd.engine_output import EngineOutput
 from pool_managerd.external_replica import ExternalSupervisor
 from pool_managerd.launch_profiles import runs_on_cpu
 from pool_managerd.launched_replica import LaunchedSupervisor
+from pool_managerd.model_store import ModelStore
 from pool_managerd.observer import Cause, CauseCode
 from pool_managerd.preload_check import PreloadCheck
 from pool_managerd.replica import Replica
@@ -56,6 +57,7 @@ class SupervisorFactory:
         marker: str,
         ledger: EngineLedger,
         preload: PreloadCheck,
+        models: ModelStore | None = None,
     ) -> None:
         self._adapters = adapters
         self._cpu_carve_out = cpu_carve_out
@@ -66,6 +68,7 @@ class SupervisorFactory:
         self._marker = marker
         self._ledger = ledger
         self._preload = preload
+        self._models = models
 
     def announce(self, pool: PoolSettings) -> None:
         """Say so where the pool's engines are allowed to run on the CPU, and do."""
@@ -129,6 +132,7 @@ class SupervisorFactory:
             output=EngineOutput(self._run_dir / f"{replica.id}.log"),
             backoff=Backoff(self._jitter),
             preload=self._preload,
+            models=self._models,
         )
 
     def _on_cpu(self, pool: PoolSettings, launch: LaunchSettings) -> bool:

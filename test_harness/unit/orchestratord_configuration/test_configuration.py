@@ -341,7 +341,6 @@ def test_what_may_surprise_is_a_warning_and_no_refusal(text: str, part: str) -> 
             "catalog: { trust_policy: { mode: permissive, require_signature: true } }\n",
             "models are not verified yet",
         ),
-        ("catalog: { store: { quota_bytes: 1 } }\n", "catalog.store = {…}: there is no model"),
         ("cluster: { url: nats://h:4222 }\n", 'cluster.url = "nats://h:4222": not connected yet'),
         ("policy: { plugins: [a.wasm] }\n", "policy.plugins = […]: policy plugins are not loaded"),
     ],
@@ -357,6 +356,7 @@ def test_what_this_version_does_not_do_yet_is_said_loudly(text: str, part: str) 
     "text",
     [
         "catalog: { trust_policy: { mode: permissive } }\n",
+        "catalog: { store: { quota_bytes: 1 }, trust_policy: { mode: permissive } }\n",
         "catalog: {}\ncluster: {}\npolicy: { plugins: [] }\n",
         "catalog: null\ncluster: { url: null }\n",
     ],
