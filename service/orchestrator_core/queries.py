@@ -139,17 +139,17 @@ class Queries:
     def shares(self, now_ms: int) -> dict[Flow, ShareView]:
         """Of each flow with work, or with some lately: what it got and what it is entitled to.
 
-        Entitled over all pools is the mean over those with work; ordered by tenant and priority.
-        O(flows).
+        Entitled over all pools is the mean over those with work; those served longest ago come
+        first, those never served last. O(flows).
         """
-        entitled: dict[Flow, float] = dict.fromkeys(self._shares.flows(), 0.0)
-        busy = [(pool, flows) for pool in self._pools.values() if (flows := pool.entitled.flows())]
-        for pool, flows in busy:
-            for flow in flows:
-                entitled[flow] = entitled.get(flow, 0.0) + pool.entitled.of(*flow) / len(busy)
+        observed, entitled = self._shares.all(now_ms), dict[Flow, float]()
+        busy = [all_of for pool in self._pools.values() if (all_of := pool.entitled.all())]
+        for all_of in busy:
+            for flow, share in all_of.items():
+                entitled[flow] = entitled.get(flow, 0.0) + share / len(busy)
         return {
-            flow: ShareView(self._shares.of(*flow, now_ms), entitled[flow])
-            for flow in sorted(entitled)
+            flow: ShareView(observed.get(flow, 0.0), entitled.get(flow, 0.0))
+            for flow in dict.fromkeys((*observed, *entitled))
         }
 
     def share_of(self, task_key: str, now_ms: int) -> ShareView | None:

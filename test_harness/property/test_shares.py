@@ -47,7 +47,9 @@ def test_a_share_is_what_a_sum_over_all_that_was_served_says(
         assert shares.of(*flow, now_ms) == pytest.approx(
             tokens_left / total if total else 0, abs=slack
         )
-    assert sum(shares.of(*flow, now_ms) for flow in counted) <= 1 + 1e-9
+    every = shares.all(now_ms)
+    assert every == {flow: shares.of(*flow, now_ms) for flow in every}
+    assert sum(every.values()) <= 1 + 1e-9
 
 
 @pytest.mark.req("ORCH-3076", "ORCH-3075")

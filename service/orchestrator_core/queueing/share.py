@@ -100,9 +100,12 @@ class ObservedShares:
             return 0.0
         return min(flow.left(at_ms) / total, 1.0)
 
-    def flows(self) -> tuple[Flow, ...]:
-        """Flows that are remembered, the one served longest ago first."""
-        return tuple(self._flows)
+    def all(self, now_ms: int) -> dict[Flow, float]:
+        """The share of every flow that is remembered, longest ago served first. O(flows)."""
+        at_ms = self._passed(now_ms)
+        if (total := self._total.left(at_ms)) < NOTHING_TOKENS:
+            return dict.fromkeys(self._flows, 0.0)
+        return {key: min(flow.left(at_ms) / total, 1.0) for key, flow in self._flows.items()}
 
     def _passed(self, now_ms: int) -> int:
         return self._passed_ms + max(now_ms - (self._seen_ms or now_ms), 0)
@@ -166,10 +169,18 @@ class EntitledShares:
         working = self._classes[priority]
         if tenant not in working.tasks:
             return 0.0
-        classes = sum(self._class_weight(p) for p, other in self._classes.items() if other.tasks)
-        of_class = self._class_weight(priority) / classes
-        return of_class * self._tenant_weight(tenant) / working.weight
+        return self._of_class(priority) * self._tenant_weight(tenant) / working.weight
 
-    def flows(self) -> list[Flow]:
-        """Flows with work."""
-        return [(tenant, p) for p, working in self._classes.items() for tenant in working.tasks]
+    def all(self) -> dict[Flow, float]:
+        """The entitled share of every flow with work. O(flows)."""
+        found = {}
+        for priority, working in self._classes.items():
+            if working.tasks:
+                per_weight = self._of_class(priority) / working.weight
+                for tenant in working.tasks:
+                    found[tenant, priority] = per_weight * self._tenant_weight(tenant)
+        return found
+
+    def _of_class(self, priority: Priority) -> float:
+        classes = sum(self._class_weight(p) for p, other in self._classes.items() if other.tasks)
+        return self._class_weight(priority) / classes

@@ -82,7 +82,7 @@ class TestObserved:
 
         shares.serve("new", BATCH, 100, T0_MS + 10 * WINDOW_MS)
 
-        assert shares.flows() == (("new", BATCH),)
+        assert list(shares.all(T0_MS + 10 * WINDOW_MS)) == [("new", BATCH)]
         assert shares.of("new", BATCH, T0_MS + 10 * WINDOW_MS) == pytest.approx(1.0)
 
     def test_beyond_the_bound_who_was_served_longest_ago_goes_and_the_rest_is_still_one(
@@ -95,9 +95,9 @@ class TestObserved:
 
         shares.serve("d", BATCH, 100, T0_MS)
 
-        assert [tenant for tenant, _ in shares.flows()] == ["c", "a", "d"]
+        assert [tenant for tenant, _ in shares.all(T0_MS)] == ["c", "a", "d"]
         assert shares.of("a", BATCH, T0_MS) == pytest.approx(0.5)
-        assert sum(shares.of(*flow, T0_MS) for flow in shares.flows()) == pytest.approx(1.0)
+        assert sum(shares.all(T0_MS).values()) == pytest.approx(1.0)
 
     def test_the_bound_holds_for_any_number_of_flows(self) -> None:
         shares = ObservedShares()
