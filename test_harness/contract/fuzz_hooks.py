@@ -18,14 +18,26 @@ ENGINE = "llamacpp"
 CTX = 2**31 - 1
 _RANGES = {"ctx": (1, CTX), "max_tokens": (1, CTX), "deadline_ms": (1, 604_800_000)}
 _SERVED = {"ctx": CTX, "max_tokens": 2, "deadline_ms": 600_000}
+# A pool of its own: what is ordered there does not concern the tasks.
+SPARE = "spare"
+_POOL_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
 _PROFILE = re.compile(r".{1,64}", re.DOTALL)
 
 
 @schemathesis.hook  # type: ignore[untyped-decorator]
 def before_call(context: Any, case: Any, kwargs: dict[str, Any]) -> None:
-    """A task that can be admitted, where the generated one was valid in that field."""
+    """A task that can be admitted, a pool that exists, where the generated ones were valid."""
     if isinstance(case.body, dict) and case.operation.path == "/v1/tasks":
         case.body = _steered(case.body)
+    if case.operation.path.startswith("/v1/pools/{id}/"):
+        pool_id = (case.path_parameters or {}).get("id")
+        if isinstance(pool_id, str) and _POOL_ID.fullmatch(pool_id):
+            # Its url is built already; the last segment stays.
+            order = case.operation.path.rpartition("/")[2]
+            origin = kwargs["url"].partition("/v1/")[0] if "url" in kwargs else None
+            case.path_parameters["id"] = SPARE
+            if origin is not None:
+                kwargs["url"] = f"{origin}/v1/pools/{SPARE}/{order}"
 
 
 @schemathesis.hook  # type: ignore[untyped-decorator]

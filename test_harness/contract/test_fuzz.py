@@ -31,15 +31,16 @@ TIMEOUT_S = 90.0
 @pytest.fixture(scope="module")
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServiceProcess]:
     """Nothing but the contract limits a request: room, turns and context are beyond any case."""
-    with GatedEngine(slots=8, ctx=CTX, embeddings=True) as engine:
+    with GatedEngine(slots=8, ctx=CTX, embeddings=True) as engine, GatedEngine() as other:
         pool = external_pool(
             engine.url,
             model=MODEL,
             ctx=CTX,
             queue={"capacity": 100_000, "full_policy": "reject"},
         )
+        spare = external_pool(other.url, pool_id="spare", model="file:/models/spare.gguf")
         directory = tmp_path_factory.mktemp("fuzz")
-        with ServiceProcess(directory, pool, sessions={"max_turns": 100_000}) as running:
+        with ServiceProcess(directory, pool, spare, sessions={"max_turns": 100_000}) as running:
             yield running
 
 

@@ -29,8 +29,6 @@ LATER = (
     "get_model",
     "verify_model",
     "set_model_state",
-    "drain_pool",
-    "reload_pool",
     "create_artifact",
     "get_artifact",
 )
@@ -283,8 +281,6 @@ def test_what_comes_with_a_later_version_is_501_with_the_envelope(
     bodies = {
         "register_model": {"id": "m", "digest": "sha256:" + "0" * 64},
         "set_model_state": {"state": "Active"},
-        "drain_pool": {"deadline_ms": 1},
-        "reload_pool": {"new_model_ref": "m"},
         "create_artifact": {"kind": "plan", "content": {}},
     }
     with service.probe(ALL_KEY) as client:

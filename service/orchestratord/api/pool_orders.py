@@ -46,9 +46,8 @@ class PoolOrders:
         return self._done(id, lambda: self._drains.resume(id, body.get("replica_id")))
 
     async def reload_pool(self, id: str, body: dict[str, Any]) -> Answer:
+        # With both, the share is of the tasks of all other tenants.
         percent, tenants = body.get("canary_percent", 0), body.get("canary_tenants", ())
-        if percent and tenants:
-            raise invalid("canary_tenants: in place of canary_percent, not beside it")
         return self._done(
             id,
             lambda: self._rollouts.reload(
