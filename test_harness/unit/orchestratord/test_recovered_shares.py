@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
 import pytest
 
-from harness_kit.core_builders import make_pool
+from harness_kit.core_builders import T0_MS, make_pool
 from harness_kit.service_clients import draft
 from harness_kit.service_world import PROFILE, ServiceWorld, Setup, run_world
 from orchestrator_core.errors import Reason, Refusal
@@ -212,3 +213,29 @@ def test_the_end_of_a_task_that_gave_way_is_written_as_such() -> None:
 
     soft = {"preemption": PreemptionPolicy(PreemptionMode.SOFT)}
     run_world(scenario, setup_of(pool=soft))
+
+
+@pytest.mark.req("ORCH-3203", partial="a process that dies")
+def test_a_journal_of_the_version_before_counts_from_the_arrival_of_its_tasks() -> None:
+    async def scenario(world: ServiceWorld) -> None:
+        await world.admit(draft(1))
+        for row, kept in world.disk.rows.items():
+            older = []
+            for data in kept:
+                fields = msgspec.msgpack.decode(data)
+                if fields[0] == "admitted":
+                    assert fields.pop() == T0_MS  # admitted_ms
+                older.append(msgspec.msgpack.encode(fields))
+            world.disk.rows[row] = older
+
+        world.crash()
+        world.restart()
+        refused = world.submit(draft(2))
+        await world.settle()
+
+        assert isinstance(refused.outcome, Refusal)
+        assert refused.outcome.retry_after_ms == 10_000
+
+    logs = run_world(scenario, setup_of(TenantPolicy("acme", rps=0.1)))
+
+    assert [line for line in logs if line["event"] == "journal.unreadable_record"] == []
