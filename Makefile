@@ -7,7 +7,7 @@ FRESH  := $(VENV)/evidence.json
 PYTEST := $(BIN)/python -m pytest
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test compiler bdd evidence lint regen bench lock clean
+.PHONY: help venv demo test compiler bdd chaos evidence lint regen bench lock clean
 
 help: ## show this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed 's/:[^#]*## /\t/' | expand -t 12
@@ -41,6 +41,9 @@ compiler:
 
 bdd: $(STAMP) ## run the features; LLORCH_BDD_FEATURE_PATH names a file or a folder of them
 	@$(PYTEST) test_harness/bdd
+
+chaos: $(STAMP) ## kill and stop engines under streams; LLORCH_CHAOS_FAULTS says how often (50)
+	@LLORCH_CHAOS_FAULTS=$${LLORCH_CHAOS_FAULTS:-50} $(PYTEST) -s test_harness/chaos
 
 evidence: $(STAMP) compiler ## run all tests and write requirements/evidence.json and COMPLIANCE.md
 	@$(BIN)/python -m orch_tools regen
