@@ -153,7 +153,7 @@ def verify(
 
     Example: llama-orch models verify --config llama-orch.yaml
     """
-    from pool_managerd.model_store import ModelStoreError
+    from pool_managerd.model_store_errors import ModelStoreError
 
     output = Output.of_process(as_json=as_json)
     with _failures():
@@ -237,7 +237,7 @@ def _failures() -> Iterator[None]:
     """What the store refuses becomes an exit status. Raises `CliError`."""
     from pool_managerd.model_files import ModelUnavailable
     from pool_managerd.model_import import ImportCut
-    from pool_managerd.model_store import (
+    from pool_managerd.model_store_errors import (
         BadModelReference,
         DigestMismatch,
         ModelInUse,

@@ -82,7 +82,6 @@ from orchestratord.settings import (
     limits,
     log_fields,
     model_store,
-    model_store,
     pool_settings,
     pool_traits,
     sampler_profiles,
@@ -91,8 +90,7 @@ from orchestratord.settings import (
     slo_objectives,
 )
 from pool_managerd.gpu_watch import GpuWatch
-from pool_managerd.model_store import ModelStoreError
-from pool_managerd.model_store import ModelStoreError
+from pool_managerd.model_store_errors import ModelStoreError
 from pool_managerd.observer import Cause
 from pool_managerd.pool_host import PoolHost
 from pool_managerd.replica import ReplicaView
@@ -192,7 +190,6 @@ class Orchestrator:
         self.breakers = BreakerService(self.slo, self.scheduling, self.replicas, time.monotonic)
         self.kv_pressure = KvPressure(self.replicas, self.telemetry)
         self.models = model_store(config)
-        self.models = model_store(config)
         self.pool_host = PoolHost(
             [pool_settings(p) for p in config.pools],
             adapters,
@@ -202,7 +199,6 @@ class Orchestrator:
             clock=wall_clock_ms,
             jitter=random.random,
             gpus=GpuWatch(config.platform.gpu_telemetry_ms),
-            models=self.models,
             models=self.models,
         )
         self.drains = DrainService(self.scheduling, self.replicas, self.pool_host, self.telemetry)
@@ -382,8 +378,6 @@ class Orchestrator:
             len(self.hub), self.jobs.ended_bytes, self.scheduling.scheduler.session_count
         )
         self.devices.set_gauges()
-        with contextlib.suppress(ModelStoreError):  # a folder that cannot be read has no size
-            self.telemetry.metrics.model_store_bytes.set(self.models.total_bytes())
         with contextlib.suppress(ModelStoreError):  # a folder that cannot be read has no size
             self.telemetry.metrics.model_store_bytes.set(self.models.total_bytes())
         shares = self.scheduling.scheduler.shares(self.scheduling.clock_ms())

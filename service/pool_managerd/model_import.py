@@ -24,20 +24,14 @@ from pool_managerd.http_mirror import (
     mirror_url,
     shown,
 )
-from pool_managerd.model_store import (
+from pool_managerd.model_store import ModelStore, StoredModel, hex_digits, model_name
+from pool_managerd.model_store_errors import (
     BadModelReference,
     DigestMismatch,
-    ModelStore,
     ModelStoreError,
-    StoredModel,
-    hex_digits,
-    model_name,
-    open_partial,
-    partial_about,
-    read_about,
     store_errors,
-    write_about,
 )
+from pool_managerd.store_files import open_partial, partial_about, read_about, write_about
 
 CHUNK_BYTES = 1 << 20
 # Where the size is not known before, room is made in such steps.
@@ -216,6 +210,8 @@ def import_url(
                     _fetch(partial, url, timeout_s)
         except MirrorFailed as error:
             os.fsync(file.fileno())
+            if not partial.done_bytes:
+                partial.drop()
             if error.cut:
                 raise ImportCut(str(error), partial.done_bytes) from None
             raise ModelStoreError(f"{error}: try another mirror") from None

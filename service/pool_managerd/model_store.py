@@ -13,9 +13,7 @@ ORCH-3037.
 from __future__ import annotations
 
 import contextlib
-import errno
 import fcntl
-import json
 import os
 import re
 import shutil
@@ -24,55 +22,30 @@ import weakref
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
 
 from pool_managerd.model_files import ModelFile, ModelMissing, ModelUnavailable, verified_digest
+from pool_managerd.model_store_errors import (
+    BadModelReference,
+    DigestMismatch,
+    ModelInUse,
+    ModelStoreError,
+    QuotaExceeded,
+    StoreDiskFull,
+    store_errors,
+)
+from pool_managerd.store_files import (
+    OPEN_ATTEMPTS,
+    exclusive,
+    is_at,
+    partial_about,
+    read_about,
+    sync_folder,
+    write_about,
+)
 
 _HEX = re.compile(r"[0-9a-f]{64}")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/+-]{0,127}")
 NAMES_MAX = 16
-ABOUT_BYTES_MAX = 64 * 1024
-# Each attempt means that somebody evicted or replaced the file in that very moment.
-_OPEN_ATTEMPTS = 8
-
-
-class ModelStoreError(ModelUnavailable):
-    """The store cannot do it; says what to do."""
-
-
-class BadModelReference(ModelStoreError):
-    """A digest, name, file or URL that is none."""
-
-
-class QuotaExceeded(ModelStoreError):
-    """It does not fit, whatever is evicted. Sizes in bytes."""
-
-    def __init__(self, needed_bytes: int, quota_bytes: int, in_use_bytes: int) -> None:
-        super().__init__(
-            f"the model needs {needed_bytes} bytes of the store's {quota_bytes}, of which models "
-            f"and imports in use hold {in_use_bytes} that cannot be evicted: raise "
-            "catalog.store.quota_bytes, or stop what uses them"
-        )
-        self.needed_bytes = needed_bytes
-        self.quota_bytes = quota_bytes
-        self.in_use_bytes = in_use_bytes
-
-
-class StoreDiskFull(ModelStoreError):
-    """The disk is full before the quota is."""
-
-
-class DigestMismatch(ModelStoreError):
-    """The content is not what its name or the caller says."""
-
-    def __init__(self, what: str, digest: str, expected: str, advice: str) -> None:
-        super().__init__(f"{what} has sha256 {digest}, expected {expected}: {advice}")
-        self.digest = digest
-        self.expected = expected
-
-
-class ModelInUse(ModelStoreError):
-    """An engine has it loaded, or another import writes it, now."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,7 +146,7 @@ class ModelStore:
 
     def in_use(self, digest: str) -> bool:
         """Whether some process holds it now."""
-        with contextlib.suppress(OSError), _exclusive(self._blobs / hex_digits(digest)) as free:
+        with contextlib.suppress(OSError), exclusive(self._blobs / hex_digits(digest)) as free:
             return not free
         return False
 
@@ -184,13 +157,13 @@ class ModelStore:
         is under way. Raises `ModelMissing`, `ModelStoreError`."""
         file = self.find(digest)
         with store_errors(file.path):
-            for _ in range(_OPEN_ATTEMPTS):
+            for _ in range(OPEN_ATTEMPTS):
                 try:
                     descriptor = os.open(file.path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
                 except FileNotFoundError:
                     break
                 fcntl.flock(descriptor, fcntl.LOCK_SH)
-                if _is_at(descriptor, file.path):
+                if is_at(descriptor, file.path):
                     return ModelUse(file, descriptor)
                 os.close(descriptor)
         self.find(digest)
@@ -208,7 +181,7 @@ class ModelStore:
     def remove(self, digest: str) -> int:
         """Delete a model; returns its bytes. Raises `ModelInUse`, `ModelMissing`."""
         file = self.find(digest)
-        with self._locked(), store_errors(file.path), _exclusive(file.path) as free:
+        with self._locked(), store_errors(file.path), exclusive(file.path) as free:
             if not free:
                 raise ModelInUse(
                     f"model sha256:{file.sha256} is in use: stop the pools that have it loaded"
@@ -285,7 +258,7 @@ class ModelStore:
             for entry in others:
                 if excess_bytes <= 0:
                     break
-                if held.enter_context(_exclusive(entry.path)):
+                if held.enter_context(exclusive(entry.path)):
                     victims.append(entry)
                     excess_bytes -= entry.size_bytes
                 else:
@@ -379,96 +352,3 @@ def model_name(name: str) -> str:
             "a letter or digit first, and no digest"
         )
     return name
-
-
-@contextlib.contextmanager
-def open_partial(path: Path) -> Iterator[IO[bytes]]:
-    """The partial, held by this import alone; made where it is not there. Raises `ModelInUse`."""
-    with store_errors(path):
-        for _ in range(_OPEN_ATTEMPTS):
-            flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
-            file = os.fdopen(os.open(path, flags, 0o644), "r+b", buffering=0)
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                file.close()
-                raise ModelInUse(f"another import writes {path} now: wait for it") from None
-            if _is_at(file.fileno(), path):
-                break
-            file.close()
-        else:
-            raise ModelStoreError(f"{path} is being replaced again and again")
-    with file:
-        yield file
-
-
-def partial_about(partial: Path) -> Path:
-    """Where an import keeps what it needs to go on."""
-    return partial.with_name(f"{partial.name}.json")
-
-
-def read_about(path: Path) -> dict[str, Any]:
-    """A sidecar; empty where it is missing or damaged: nothing in it is needed."""
-    try:
-        with path.open("rb") as file:
-            content = json.loads(file.read(ABOUT_BYTES_MAX))
-    except (OSError, ValueError, RecursionError):
-        return {}
-    return content if isinstance(content, dict) else {}
-
-
-def write_about(path: Path, content: dict[str, Any]) -> None:
-    """Write a sidecar, whole or not at all. Raises OSError."""
-    draft = path.with_name(f".{path.name}.{os.getpid()}.json")
-    draft.write_text(json.dumps(content), encoding="utf-8")
-    draft.replace(path)
-
-
-def sync_folder(path: Path) -> None:
-    """A rename in it survives a crash of the machine. Raises OSError."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-@contextlib.contextmanager
-def store_errors(path: Path) -> Iterator[None]:
-    """File system errors become `ModelStoreError`, a full disk `StoreDiskFull`."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-            raise StoreDiskFull(
-                f"{path}: {error.strerror}: free some disk, then run the same command again; what "
-                "was imported is kept"
-            ) from error
-        raise ModelStoreError(f"{error.filename or path}: {error.strerror or error}") from error
-
-
-@contextlib.contextmanager
-def _exclusive(path: Path) -> Iterator[bool]:
-    """Whether nobody else holds the file; nobody gets to hold it meanwhile."""
-    try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
-    except FileNotFoundError:
-        yield True
-        return
-    try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            free = True
-        except BlockingIOError:
-            free = False
-        yield free
-    finally:
-        os.close(descriptor)
-
-
-def _is_at(descriptor: int, path: Path) -> bool:
-    """Whether the open file is still the one of that name."""
-    try:
-        return os.path.samestat(os.fstat(descriptor), path.lstat())
-    except FileNotFoundError:
-        return False
