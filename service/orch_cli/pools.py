@@ -1,4 +1,4 @@
-"""`llama-orch pools`, `drain` and `reload`: how pools are, and changing them (ORCH-2103).
+"""`llama-orch pools`: how pools are (ORCH-2103).
 
 `pools` by itself, or with names, is `pools show`; `pools plan` needs no service.
 """
@@ -15,7 +15,7 @@ from orch_cli.exit_codes import EPILOG, ExitCode
 from orch_cli.output import Output
 from orch_cli.pool_plan import plan
 from orch_cli.profiles import JsonOption, ProfileOption, UrlOption, choose
-from orchcontrol_v1.types import DrainRequest, PoolHealth, ReloadRequest
+from orchcontrol_v1.types import PoolHealth
 from orchqueue_v1.transport import OrchError
 
 PoolId = Annotated[str, typer.Argument(metavar="POOL", help="The pool.")]
@@ -75,46 +75,13 @@ def show(
                 if status is ExitCode.UNREACHABLE:
                     break  # the others would wait for the same nobody
     if found or status is ExitCode.OK:
-        _show(output, found)
+        show_health(output, found)
     if status is not ExitCode.OK:
         raise typer.Exit(status)
 
 
-def drain(
-    pool_id: PoolId,
-    deadline_ms: Annotated[
-        int, typer.Option("--deadline-ms", min=1, help="After that, what still runs is ended.")
-    ] = 30_000,
-    url: UrlOption = None,
-    profile: ProfileOption = None,
-    as_json: JsonOption = False,
-) -> None:
-    """Let a pool finish what runs and take no more.
-
-    Example: llama-orch drain llama3-8b-gpu0 --deadline-ms 30000
-    """
-    output = Output.of_process(as_json=as_json)
-    with choose(url, profile).control() as client:
-        _show(output, {pool_id: client.drain_pool(pool_id, DrainRequest(deadline_ms=deadline_ms))})
-
-
-def reload(
-    pool_id: PoolId,
-    model: Annotated[str, typer.Option("--model", metavar="REF", help="What to serve instead.")],
-    url: UrlOption = None,
-    profile: ProfileOption = None,
-    as_json: JsonOption = False,
-) -> None:
-    """Switch a pool to another model; it keeps the old one when the new one cannot be made Ready.
-
-    Example: llama-orch reload llama3-8b-gpu0 --model builtin:smollm2
-    """
-    output = Output.of_process(as_json=as_json)
-    with choose(url, profile).control() as client:
-        _show(output, {pool_id: client.reload_pool(pool_id, ReloadRequest(new_model_ref=model))})
-
-
-def _show(output: Output, found: dict[str, PoolHealth]) -> None:
+def show_health(output: Output, found: dict[str, PoolHealth]) -> None:
+    """Show pools by their ids: a table, or a JSON line for each."""
     if output.as_json:
         for pool_id, health in found.items():
             output.json({"pool_id": pool_id, "health": health})
@@ -134,7 +101,5 @@ def _yes(value: object) -> str:
 
 
 def register(app: typer.Typer) -> None:
-    """Add `pools`, `drain` and `reload` to the command line."""
+    """Add `pools` to the command line."""
     app.add_typer(group, name="pools")
-    app.command("drain", epilog=EPILOG)(drain)
-    app.command("reload", epilog=EPILOG)(reload)

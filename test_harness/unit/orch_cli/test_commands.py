@@ -654,17 +654,6 @@ def test_on_a_terminal_the_fleet_is_a_drawn_table() -> None:
     assert "Ready" in result.stdout
 
 
-def test_drain_and_reload_send_what_the_contract_names() -> None:
-    with ScriptedServer(json_answer(202, {"draining": True}), json_answer(202, {})) as server:
-        run("drain", "p", "--deadline-ms", "5", "--url", server.url)
-        run("reload", "p", "--model", "m2", "--url", server.url)
-
-    assert [(request.path, request.json()) for request in server.requests] == [
-        ("/v1/pools/p/drain", {"deadline_ms": 5}),
-        ("/v1/pools/p/reload", {"new_model_ref": "m2"}),
-    ]
-
-
 def test_text_of_a_service_cannot_drive_the_terminal() -> None:
     evil = {"code": "INVALID_PARAMS", "message": "\x1b[2J[bold]x[/bold]\u202e"}
     with service(submit=json_answer(400, evil)) as server:
