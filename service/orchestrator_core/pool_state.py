@@ -1,12 +1,9 @@
 """One pool at work: its queue, its replicas, what runs and what waits to run again.
 
 On a task's path: `admission.checks` reads it, `scheduler` moves tasks through it. The invariants:
-a task of this pool is in exactly one of `queue`, `resuming`, `running`; a tenant with
-`max_concurrent` running (or resuming) tasks is held in the queue, and so is one whose next task
-would take more KV than its `kv_bytes` leave beside those. Within a tenant nobody overtakes: a task
-that does not fit yet holds its flow, and the less urgent one. A tenant that runs nothing is never
-held for its KV, so each task gets its turn. Requirements: ORCH-3011, ORCH-3036, ORCH-3046,
-ORCH-3077.
+a task of this pool is in exactly one of `queue`, `resuming`, `running`; what its tenants run is
+counted in `holds`, which holds those in the queue that are at a quota. Requirements: ORCH-3011,
+ORCH-3036, ORCH-3046, ORCH-3077.
 """
 
 from __future__ import annotations
@@ -16,6 +13,7 @@ from collections.abc import Collection
 from enum import StrEnum
 
 from orchestrator_core.admission.circuit_breaker import Shed
+from orchestrator_core.admission.tenant_holds import TenantHolds
 from orchestrator_core.admission.tenant_quotas import TenantTokens, TokenBucket
 from orchestrator_core.estimator import (
     MAX_SLOTS_MODELLED,
@@ -141,11 +139,8 @@ class Pool:
         self._free = FreeSlots()  # of those
         self._ctx = spec.ctx
         self._ends: list[tuple[float, int]] = []  # when running tasks should end; sorted
-        self._active: dict[str, int] = {}  # running and resuming tasks by tenant
-        self._active_ctx: dict[str, int] = {}  # the sum of their contexts
-        self._kv_bytes_per_token = 0
         self.tokens = TenantTokens()
-        self._watch_heads()
+        self.holds = TenantHolds(self.queue, spec.tenants)
 
     def reconfigure(self, spec: PoolSpec) -> None:
         """A new specification under the same id; tasks and replicas stay."""
@@ -154,9 +149,7 @@ class Pool:
         self.queue.reconfigure(spec)
         self.entitled.reweigh()
         self.tokens.keep(spec.tenants)
-        self._watch_heads()
-        for tenant in sorted(set(self._active) | set(self.queue.tenants())):
-            self._hold_if_full(tenant)
+        self.holds.reconfigure(spec.tenants)
 
     @property
     def group(self) -> ReplicaSet | None:
@@ -198,7 +191,7 @@ class Pool:
         known = [replica.spec.ctx_max for replica in self._serving if replica.spec.ctx_max > 0]
         self._ctx = min([self.spec.ctx, *known])
         if self._serving:  # what runs on while none serves still takes what it took
-            self._measure_kv(max(replica.spec.kv_bytes_per_token for replica in self._serving))
+            self.holds.measure(max(replica.spec.kv_bytes_per_token for replica in self._serving))
 
     def reuses_prefix(self, task: Task) -> bool:
         """Whether a warm prefix would save this task anything here."""
@@ -279,7 +272,7 @@ class Pool:
             live.pool = self
             self.running[key] = live
             insort(self._ends, (live.expected_end_ms, live.sequence))
-            self.count_active(live.task, +1)
+            self.holds.count(live.task, +1)
             self.entitled.enter(live.task.tenant, live.task.priority)
         other.running.clear()
         self.repin()
@@ -292,29 +285,6 @@ class Pool:
 
     def leave_resumption(self, live: LiveTask) -> None:
         del self.resuming[bisect_left(self.resuming, (live.resume_turn,))]
-
-    def count_active(self, task: Task, change: int) -> None:
-        """A task started (+1) or ended (-1); its tenant's quotas hold or free its other tasks."""
-        tenant = task.tenant
-        count = self._active.get(tenant, 0) + change
-        if count:
-            self._active[tenant] = count
-            self._active_ctx[tenant] = self._active_ctx.get(tenant, 0) + change * task.ctx
-        else:
-            del self._active[tenant], self._active_ctx[tenant]
-        self._hold_if_full(tenant)
-
-    def active(self, tenant: str) -> int:
-        """How many tasks of the tenant run here, or have run and will resume."""
-        return self._active.get(tenant, 0)
-
-    def kv_bytes(self, ctx_tokens: int) -> int:
-        """KV that a context of so many tokens takes here; 0 while that is not known."""
-        return ctx_tokens * self._kv_bytes_per_token
-
-    def may_start(self, task: Task) -> bool:
-        """Whether its tenant's quotas let a task go, were it the next of its flow. O(1)."""
-        return not self.queue.is_held(task.tenant, task.priority) and self._fits(task)
 
     def position(self, task: Task, sequence: int, *, count_below: bool = True) -> int:
         """Tasks that go before a waiting task, or before one that would wait; those of a lower
@@ -373,35 +343,3 @@ class Pool:
     def _count_spread(self, live: LiveTask, change: int) -> None:
         if self._spread is not None and live.replica is not None:
             self._spread.count(live.task.tenant, live.replica, change)
-
-    def _fits(self, task: Task) -> bool:
-        """Whether the tenant's `kv_bytes` leave room for a task beside what it runs, if it does."""
-        limit_bytes = self.queue.tenant(task.tenant).kv_bytes
-        if limit_bytes is None or not (active_ctx := self._active_ctx.get(task.tenant, 0)):
-            return True
-        return self.kv_bytes(active_ctx + task.ctx) <= limit_bytes
-
-    def _hold_if_full(self, tenant: str) -> None:
-        policy = self.queue.tenant(tenant)
-        limit = policy.max_concurrent
-        full = limit is not None and self.active(tenant) >= limit
-        if policy.kv_bytes is None:
-            self.queue.hold(tenant, full)
-            return
-        for priority in Priority:  # most urgent first
-            head = self.queue.head(tenant, priority)
-            full = full or (head is not None and not self._fits(head))
-            self.queue.hold(tenant, full, priority)
-
-    def _watch_heads(self) -> None:
-        """Whether a tenant is held depends on its next tasks where its KV is bounded."""
-        bounded = any(tenant.kv_bytes is not None for tenant in self.spec.tenants)
-        self.queue.on_new_head = self._hold_if_full if bounded else None
-
-    def _measure_kv(self, bytes_per_token: int) -> None:
-        if bytes_per_token == self._kv_bytes_per_token:
-            return
-        self._kv_bytes_per_token = bytes_per_token
-        for tenant in self.spec.tenants:
-            if tenant.kv_bytes is not None:
-                self._hold_if_full(tenant.id)

@@ -101,8 +101,8 @@ class Relocation(queries.Queries):
         target.entitled.enter(task.tenant, task.priority)
         if live.stage is Stage.RESUMING:
             source.leave_resumption(live)
-            source.count_active(task, -1)
-            target.count_active(task, +1)
+            source.holds.count(task, -1)
+            target.holds.count(task, +1)
             live.pool = target
             target.await_resumption(live)
         else:

@@ -346,7 +346,7 @@ class Scheduler(Relocation):
         choice = pool.place(task, preferred)
         if choice is None:
             raise InvariantViolation(f"pool {pool.spec.id} counts a free slot that nobody has")
-        pool.count_active(task, +1)
+        pool.holds.count(task, +1)
         pool.begin(live, choice, why, now_ms)
         self._shares.serve(task.tenant, task.priority, task.cost_tokens, now_ms)
         return Dispatch(task.key, pool.spec.id, choice.replica.spec.id, live.attempt)
@@ -454,7 +454,7 @@ class Scheduler(Relocation):
             pool.queue.remove(event.task_key)
         live.attempt = 1
         self._serve_again(live.task)
-        pool.count_active(live.task, +1)
+        pool.holds.count(live.task, +1)
         pool.await_resumption(live)
 
     def _serve_again(self, task: Task) -> None:
@@ -466,7 +466,7 @@ class Scheduler(Relocation):
         pool = live.pool
         if live.stage is Stage.RESUMING:
             pool.leave_resumption(live)
-            pool.count_active(live.task, -1)
+            pool.holds.count(live.task, -1)
         elif event.gave_way:
             pool.queue.repeat_give_way(event.task_key)
         elif event.started:
@@ -550,7 +550,7 @@ class Scheduler(Relocation):
         """End a task that does not run: it leaves the queue, or the line of those that resume."""
         if live.stage is Stage.RESUMING:
             live.pool.leave_resumption(live)
-            live.pool.count_active(live.task, -1)
+            live.pool.holds.count(live.task, -1)
             self._settle(live, live.task.prompt_tokens, live.spent_ms)  # it was read
         else:
             live.pool.queue.remove(live.task.key)
@@ -563,7 +563,7 @@ class Scheduler(Relocation):
     def _release(self, live: LiveTask, now_ms: int, effects: list[Effect]) -> None:
         """A running task has ended: its slot and its tenant's place go to whoever is next."""
         del self._live[live.task.key]
-        live.pool.count_active(live.task, -1)
+        live.pool.holds.count(live.task, -1)
         self._dispatch(live.pool, now_ms, effects)
 
     def _settle_unfinished(self, live: LiveTask, tokens_out: int, now_ms: int) -> None:

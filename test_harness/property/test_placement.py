@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from harness_kit.core_builders import SET_KEY, T0_MS, make_pool, make_replica, make_task, picked
-from orchestrator_core.effects import Admitted, Dispatch, Effect, Ended, Rejected
+from orchestrator_core.effects import Admitted, Dispatch, Effect, Ended, Moved, Rejected
 from orchestrator_core.events import (
     Finished,
     PoolAdded,
@@ -234,7 +234,7 @@ class Books:
     def book(self, effects: tuple[Effect, ...]) -> None:
         for effect in effects:
             match effect:
-                case Admitted(task_key, pool_id):
+                case Admitted(task_key, pool_id) | Moved(task_key, pool_id):
                     self.pool_of[task_key] = pool_id
                 case Dispatch(task_key, pool_id, replica_id):
                     self.check_dispatch(task_key, (pool_id, replica_id))

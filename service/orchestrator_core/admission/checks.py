@@ -4,8 +4,8 @@ On a task's path: everything between `Submit` and the queue; nothing here change
 refusal costs the caller nothing, whichever check it comes from. The invariant: the order of checks
 is fixed (pool, size, readiness; then per pool: circuit breaker, rate limit, quota, session, budget,
 deadline, room) and the first refusal of the best pool is what the client sees. Requirements:
-ORCH-3005, ORCH-3006, ORCH-3010, ORCH-3014, ORCH-3015, ORCH-3018, ORCH-3040, ORCH-3077, ORCH-3079,
-OC-CORE-1002, OC-CORE-1020, OC-CORE-1021.
+ORCH-3005, ORCH-3006, ORCH-3010, ORCH-3014, ORCH-3015, ORCH-3018, ORCH-3036, ORCH-3040, ORCH-3077,
+ORCH-3079, ORCH-3080, OC-CORE-1002, OC-CORE-1020, OC-CORE-1021.
 """
 
 from __future__ import annotations
@@ -92,7 +92,7 @@ def _admissible(task: Task, pools: Sequence[Pool]) -> list[Pool]:
 
 
 def _rank(pool: Pool, task: Task) -> tuple[int, bool, int, str]:
-    free = pool.slots_free() if pool.may_start(task) else 0
+    free = pool.slots_free() if pool.holds.may_start(task) else 0
     return -free, pool.queue.find_room(task.priority) is None, len(pool.queue), pool.spec.id
 
 
@@ -174,7 +174,7 @@ def _place_in(
     refused = sessions.refusal(task.session_key, tokens, service_ms, now_ms)
     if refused is not None:
         return replace(refused, engine=task.engine, pool_id=pool.spec.id)
-    at_once = pool.slots_free() > 0 and pool.may_start(task)
+    at_once = pool.slots_free() > 0 and pool.holds.may_start(task)
     wait: tuple[int, int] | None = None
     if not at_once and (service_ms or task.deadline_at_ms <= now_ms):
         ahead = pool.position(task, sequence)
@@ -207,7 +207,7 @@ def _quota_refusal(pool: Pool, task: Task, tokens: int, now_ms: int) -> Refusal 
             pool, f"tokens_per_minute: the task may take {tokens} tokens",
             f"is granted {limit} a minute", task, limit_tokens_per_min=limit, tokens=tokens,
         )  # fmt: skip
-    need_bytes = pool.kv_bytes(task.ctx)
+    need_bytes = pool.holds.kv_bytes(task.ctx)
     if policy.kv_bytes is not None and need_bytes > policy.kv_bytes:
         return _beyond_quota(
             pool, f"kv_bytes: a context of {task.ctx} tokens takes {need_bytes} bytes",
@@ -233,7 +233,7 @@ def _beyond_quota(pool: Pool, problem: str, granted: str, task: Task, **figures:
 
 def _relief(pool: Pool, task: Task, sequence: int, now_ms: int) -> Relief | None:
     """What makes way for a task that would be late; a tenant at its own quota waits for itself."""
-    if not has_below(task.priority) or not pool.may_start(task):
+    if not has_below(task.priority) or not pool.holds.may_start(task):
         return None
     return find_relief(pool, task, sequence, now_ms)
 

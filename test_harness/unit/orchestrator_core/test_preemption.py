@@ -318,6 +318,21 @@ def test_what_may_be_interrupted(task: dict[str, Any]) -> None:
     assert isinstance(effects[0], Preempt)
 
 
+@pytest.mark.req("ORCH-3086", partial="what services do about it")
+def test_a_replica_that_came_back_with_fewer_slots_than_it_runs_has_none_to_free() -> None:
+    scheduler = scheduler_of()
+    scheduler.step(ReplicaReady(make_replica(slots=2)), T0_MS)
+    for name in ("long", "longer"):
+        submit(scheduler, name, **LONG)
+    scheduler.step(ReplicaLost("p", "r0"), T0_MS)
+    scheduler.step(ReplicaReady(make_replica(slots=1)), T0_MS)
+
+    effects = urgent(scheduler)
+
+    assert code_of(effects) is Code.DEADLINE_UNMET
+    assert scheduler.running("p") == ("acme/long", "acme/longer")
+
+
 def test_a_tenant_at_its_quota_waits_for_itself() -> None:
     scheduler = scheduler_of(tenants=(TenantPolicy("acme", max_concurrent=1),))
     submit(scheduler, "long", **LONG)
