@@ -465,6 +465,8 @@ class Pool(msgspec.Struct, kw_only=True, frozen=True):
     placement: Placement = msgspec.field(default_factory=lambda: Placement())
     # Engines that someone else runs.
     replicas: Annotated[tuple[Replica, ...], Meta(max_length=1024)] = ()
+    # Its engines come from pool managers that register (`llama-orch pool-managerd`), beside `replicas` and `launch`.
+    managed: bool = False
     # Engines that the pool manager runs; null is none.
     launch: Launch | None = None
 

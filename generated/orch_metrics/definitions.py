@@ -1243,6 +1243,9 @@ class OrchMetrics:
         self.gpu_lost = GpuLost(
             Gauge("gpu_lost", "1 while the GPU does not answer.", ("device",), registry=registry)
         )
+        self.pool_managers_registered = Gauge(
+            "pool_managers_registered", "Pool managers with a living lease.", registry=registry
+        )
         self.model_store_bytes = Gauge(
             "model_store_bytes", "Size of the model files in the store.", registry=registry
         )
@@ -1675,6 +1678,14 @@ DEFINITIONS: tuple[Definition, ...] = (
     ),
     Definition(
         "gpu_lost", "gauge", "bool", ("device",), "1 while the GPU does not answer.", ("ORCH-3053",)
+    ),
+    Definition(
+        "pool_managers_registered",
+        "gauge",
+        "managers",
+        (),
+        "Pool managers with a living lease.",
+        ("OC-POOL-3003",),
     ),
     Definition(
         "model_store_bytes",

@@ -37,6 +37,9 @@ from orchcontrol_v1.types import (
     DrainRequest,
     ModelStateRequest,
     PoolHealth,
+    PoolManager,
+    PoolManagerLease,
+    PoolManagerReport,
     ReloadRequest,
     ReplicaSet,
 )
@@ -208,6 +211,40 @@ class AsyncOrchControlClient:
             _headers(correlation_id),
         )
         return decode(await self._transport.send(request), PoolHealth)
+
+    async def list_pool_managers(self, *, correlation_id: str | None = None) -> list[PoolManager]:
+        """Pool managers that are registered. Raises `OrchError`."""
+        request = Request(
+            "GET",
+            path_of("/v1/pool-managers"),
+            None,
+            _headers(correlation_id),
+        )
+        return decode(await self._transport.send(request), list[PoolManager])
+
+    async def register_pool_manager(
+        self, pool_manager_id: str, body: PoolManagerReport, *, correlation_id: str | None = None
+    ) -> PoolManagerLease:
+        """Register a pool manager, and its heartbeat. Raises `OrchError`."""
+        request = Request(
+            "PUT",
+            path_of("/v1/pool-managers/{}", pool_manager_id),
+            msgspec.json.encode(body),
+            _headers(correlation_id),
+        )
+        return decode(await self._transport.send(request), PoolManagerLease)
+
+    async def deregister_pool_manager(
+        self, pool_manager_id: str, *, correlation_id: str | None = None
+    ) -> PoolManager:
+        """A pool manager goes. Raises `OrchError`."""
+        request = Request(
+            "DELETE",
+            path_of("/v1/pool-managers/{}", pool_manager_id),
+            None,
+            _headers(correlation_id),
+        )
+        return decode(await self._transport.send(request), PoolManager)
 
     async def get_config(self, *, correlation_id: str | None = None) -> ConfigState:
         """The configuration that is in force. Raises `OrchError`."""
@@ -449,6 +486,40 @@ class OrchControlClient:
             _headers(correlation_id),
         )
         return decode(self._transport.send(request), PoolHealth)
+
+    def list_pool_managers(self, *, correlation_id: str | None = None) -> list[PoolManager]:
+        """Pool managers that are registered. Raises `OrchError`."""
+        request = Request(
+            "GET",
+            path_of("/v1/pool-managers"),
+            None,
+            _headers(correlation_id),
+        )
+        return decode(self._transport.send(request), list[PoolManager])
+
+    def register_pool_manager(
+        self, pool_manager_id: str, body: PoolManagerReport, *, correlation_id: str | None = None
+    ) -> PoolManagerLease:
+        """Register a pool manager, and its heartbeat. Raises `OrchError`."""
+        request = Request(
+            "PUT",
+            path_of("/v1/pool-managers/{}", pool_manager_id),
+            msgspec.json.encode(body),
+            _headers(correlation_id),
+        )
+        return decode(self._transport.send(request), PoolManagerLease)
+
+    def deregister_pool_manager(
+        self, pool_manager_id: str, *, correlation_id: str | None = None
+    ) -> PoolManager:
+        """A pool manager goes. Raises `OrchError`."""
+        request = Request(
+            "DELETE",
+            path_of("/v1/pool-managers/{}", pool_manager_id),
+            None,
+            _headers(correlation_id),
+        )
+        return decode(self._transport.send(request), PoolManager)
 
     def get_config(self, *, correlation_id: str | None = None) -> ConfigState:
         """The configuration that is in force. Raises `OrchError`."""

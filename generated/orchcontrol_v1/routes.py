@@ -124,6 +124,33 @@ ROLLBACK_POOL = Route(
     roles=("control",),
     id_parameter="id",
 )
+LIST_POOL_MANAGERS = Route(
+    operation_id="list_pool_managers",
+    method="GET",
+    path="/v1/pool-managers",
+    request=None,
+    success=200,
+    roles=("control",),
+    id_parameter=None,
+)
+REGISTER_POOL_MANAGER = Route(
+    operation_id="register_pool_manager",
+    method="PUT",
+    path="/v1/pool-managers/{id}",
+    request=types.PoolManagerReport,
+    success=200,
+    roles=("control",),
+    id_parameter="id",
+)
+DEREGISTER_POOL_MANAGER = Route(
+    operation_id="deregister_pool_manager",
+    method="DELETE",
+    path="/v1/pool-managers/{id}",
+    request=None,
+    success=202,
+    roles=("control",),
+    id_parameter="id",
+)
 GET_CONFIG = Route(
     operation_id="get_config",
     method="GET",
@@ -218,6 +245,9 @@ ROUTES: tuple[Route, ...] = (
     RESUME_POOL,
     PROMOTE_POOL,
     ROLLBACK_POOL,
+    LIST_POOL_MANAGERS,
+    REGISTER_POOL_MANAGER,
+    DEREGISTER_POOL_MANAGER,
     GET_CONFIG,
     RELOAD_CONFIG,
     REVERT_CONFIG,
@@ -230,6 +260,7 @@ ROUTES: tuple[Route, ...] = (
 
 _FIXED: dict[str, dict[str, tuple[Route, str | None]]] = {
     "/v1/catalog/models": {"POST": (REGISTER_MODEL, None)},
+    "/v1/pool-managers": {"GET": (LIST_POOL_MANAGERS, None)},
     "/v1/config": {"GET": (GET_CONFIG, None)},
     "/v1/config/reload": {"POST": (RELOAD_CONFIG, None)},
     "/v1/config/revert": {"POST": (REVERT_CONFIG, None)},
@@ -240,6 +271,7 @@ _FIXED: dict[str, dict[str, tuple[Route, str | None]]] = {
 }
 _FIXED_ALLOWED: dict[str, frozenset[str]] = {
     "/v1/catalog/models": frozenset(("POST",)),
+    "/v1/pool-managers": frozenset(("GET",)),
     "/v1/config": frozenset(("GET",)),
     "/v1/config/reload": frozenset(("POST",)),
     "/v1/config/revert": frozenset(("POST",)),
@@ -329,6 +361,19 @@ _WITH_ID: tuple[tuple[str, str, int, int, dict[str, Route], frozenset[str]], ...
         9,
         {"POST": ROLLBACK_POOL},
         frozenset(("POST",)),
+    ),
+    (
+        "/v1/pool-managers/",
+        "",
+        18,
+        0,
+        {"PUT": REGISTER_POOL_MANAGER, "DELETE": DEREGISTER_POOL_MANAGER},
+        frozenset(
+            (
+                "DELETE",
+                "PUT",
+            )
+        ),
     ),
     (
         "/v1/artifacts/",

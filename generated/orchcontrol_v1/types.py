@@ -190,6 +190,135 @@ class ReplicaHealth(Open):
     last_error: LastError | UnsetType = UNSET
 
 
+PoolManagerId: TypeAlias = Annotated[
+    str,
+    Meta(
+        description="The name of a pool manager.",
+        max_length=63,
+        min_length=1,
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*\Z",
+    ),
+]
+
+
+class ReportedError(Strict):
+    """
+    Why a replica was not Ready last.
+    """
+
+    code: Annotated[str, Meta(description="What kind of failure.", max_length=64, min_length=1)]
+    message: Annotated[str, Meta(description="For people.", max_length=1024)]
+    at_ms: Annotated[
+        int,
+        Meta(description="When; milliseconds since 1970 UTC.", ge=0, le=9007199254740991),
+    ]
+
+
+LabelsAdditionalProperty: TypeAlias = Annotated[str, Meta(max_length=253)]
+
+
+class ReportedReplica(Strict):
+    """
+    One engine of a pool manager.
+    """
+
+    pool_id: PoolId
+    id: Annotated[
+        str,
+        Meta(
+            description="Its id with the manager; here it is called MANAGER.ID.",
+            max_length=128,
+            min_length=1,
+            pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*\Z",
+        ),
+    ]
+    url: Annotated[
+        str,
+        Meta(
+            description="Where it listens; empty while it has not started.",
+            max_length=2048,
+        ),
+    ]
+    state: ReplicaState
+    labels: (
+        Annotated[
+            dict[str, LabelsAdditionalProperty],
+            Meta(
+                description="Node, zone and whatever else is known of it.",
+                max_length=64,
+            ),
+        ]
+        | UnsetType
+    ) = UNSET
+    engine_version: (
+        Annotated[str, Meta(description="As the engine reported it.", max_length=256)] | UnsetType
+    ) = UNSET
+    model_digest: (
+        Annotated[str, Meta(description="As the engine reported it.", max_length=128)] | UnsetType
+    ) = UNSET
+    restarts: (
+        Annotated[
+            int,
+            Meta(description="Starts of its engine after the first.", ge=0, le=2147483647),
+        ]
+        | UnsetType
+    ) = UNSET
+    last_error: ReportedError | UnsetType = UNSET
+
+
+class PoolManagerReport(Strict):
+    """
+    What a pool manager runs.
+    """
+
+    lease_ms: Annotated[
+        int,
+        Meta(
+            description="How long the report holds without another one.",
+            ge=1000,
+            le=600000,
+        ),
+    ]
+    epoch: Annotated[
+        str,
+        Meta(
+            description="Random at each start of the manager.",
+            max_length=64,
+            min_length=1,
+        ),
+    ]
+    replicas: Annotated[list[ReportedReplica], Meta(description="All of them.", max_length=1024)]
+
+
+class PoolManagerLease(Open):
+    """
+    What a registered manager is told.
+    """
+
+    lease_ms: Annotated[int, Meta(description="As asked for.", ge=1000, le=600000)]
+    pools: Annotated[
+        list[str],
+        Meta(description="Pools whose engines come from managers (`managed`), ordered by name."),
+    ]
+    unknown_pools: (
+        Annotated[
+            list[str],
+            Meta(description="Reported pools that are not among them; their replicas are ignored."),
+        ]
+        | UnsetType
+    ) = UNSET
+
+
+class PoolManager(Open):
+    """
+    A registered pool manager.
+    """
+
+    id: Annotated[str, Meta(description="Its name.")]
+    lease_ms_remaining: Annotated[int, Meta(description="0 where it is going.", ge=0)]
+    replicas: Annotated[int, Meta(description="Replicas of it that are in service or drain.", ge=0)]
+
+
 class ReloadStatus(Open):
     """
     The last reload of the pool.
@@ -312,7 +441,7 @@ class DrainRequest(Strict):
             str,
             Meta(
                 description="Only this replica; absent for the whole pool.",
-                max_length=63,
+                max_length=192,
                 min_length=1,
             ),
         ]
@@ -330,7 +459,7 @@ class CordonRequest(Strict):
             str,
             Meta(
                 description="Only this replica; absent for the whole pool.",
-                max_length=63,
+                max_length=192,
                 min_length=1,
             ),
         ]

@@ -135,6 +135,7 @@ def pool_traits(config: Config, pool: Pool) -> PoolTraits:
         idle_ms=pool.timeouts.idle_ms,
         deterministic_prefix_cache=pool.deterministic_prefix_cache,
         breaker=_breaker(pool),
+        managed=pool.managed,
     )
 
 

@@ -83,6 +83,7 @@ class _Seat:
     replica: Replica
     settings: PoolSettings
     external: ExternalReplica | None = None
+    added: bool = False  # it did not come with the pool's settings and does not go with them
     supervisor: Supervisor | None = None
     work: asyncio.Task[None] | None = None
     ending: asyncio.Task[None] | None = None  # of the last supervisor and its engine
@@ -190,7 +191,9 @@ class PoolHost:
         return tuple(
             name
             for name, seat in self._seats[pool.id].items()
-            if seat.external is not None and wanted.get(name) != seat.external
+            if seat.external is not None
+            and not seat.added
+            and wanted.get(name) != seat.external
         )
 
     def populate(self, pool_id: str) -> None:
@@ -215,6 +218,24 @@ class PoolHost:
                 raise ValueError(f"replica {pool_id}/{replica_id} exists already")
         for replica_id in ids:
             self._begin(self._seat(settings, replica_id), [])
+
+    def add_external(
+        self,
+        pool_id: str,
+        replica_id: str,
+        url: str,
+        model_digest: str | None,
+        labels: Sequence[tuple[str, str]],
+    ) -> None:
+        """One more replica of the pool that somebody else runs; it takes work when it has answered
+        its probe. Other settings of the pool do not concern it. Raises KeyError for an unknown
+        pool, ValueError for a known replica."""
+        if replica_id in self._seats[pool_id]:
+            raise ValueError(f"replica {pool_id}/{replica_id} exists already")
+        external = ExternalReplica(replica_id, url, model_digest, tuple(sorted(labels)))
+        seat = self._seat(self._pools[pool_id], replica_id, external)
+        seat.added = True
+        self._begin(seat, [])
 
     def replica_ids(self, pool_id: str) -> tuple[str, ...]:
         """The pool's replicas in the order in which they came. Raises KeyError for an unknown

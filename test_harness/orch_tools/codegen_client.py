@@ -298,7 +298,7 @@ def _path_expression(operation: Operation) -> str:
 
 def _path_arguments(operation: Operation) -> list[str]:
     # `id` would hide the builtin, and `task_id` says which of the ids is meant.
-    noun = operation.path.split("/")[2].removesuffix("s")
+    noun = operation.path.split("/")[2].removesuffix("s").replace("-", "_")
     return [f"{noun}_id" if name == "id" else name for name in operation.path_names]
 
 

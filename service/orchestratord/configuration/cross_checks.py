@@ -116,8 +116,11 @@ def _check_keys(data: dict[str, Any], environ: Mapping[str, str], findings: Find
 def _check_pool(data: dict[str, Any], pool: dict[str, Any], path: Path, findings: Findings) -> None:
     replicas = pool.get("replicas") or []
     launch = pool.get("launch")
-    if not replicas and launch is None:
-        rule = "needs replicas (engines that run already) or launch (engines we start)"
+    if not replicas and launch is None and not pool.get("managed"):
+        rule = (
+            "needs replicas (engines that run already) or launch (engines we start), or managed: "
+            "true where pool managers bring them"
+        )
         findings.reject(path, ABSENT, rule)
     places = [((*path, "replicas", i, "id"), replica["id"]) for i, replica in enumerate(replicas)]
     _check_unique(places, findings)

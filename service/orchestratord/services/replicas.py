@@ -62,7 +62,7 @@ class Replica:
 @dataclass(frozen=True, slots=True)
 class PoolTraits:
     """What services need of a pool beside its `PoolSpec`; `model` is what its replicas serve,
-    `breaker` is None where it is off."""
+    `breaker` is None where it is off; of a `managed` one pool managers bring replicas."""
 
     spec: PoolSpec
     model: str
@@ -70,6 +70,7 @@ class PoolTraits:
     idle_ms: int
     deterministic_prefix_cache: bool
     breaker: BreakerPolicy | None = None
+    managed: bool = False
 
 
 Key = tuple[str, str]  # pool, replica
