@@ -40,10 +40,12 @@ def store_of(folder: Path, quota_bytes: int | None) -> ModelStore:
 
 @pytest.fixture
 def put(tmp_path: Path, store: ModelStore) -> Callable[..., StoredModel]:
-    def imported(content: bytes, **options: str) -> StoredModel:
+    def imported(
+        content: bytes, *, sha256: str | None = None, name: str | None = None
+    ) -> StoredModel:
         source = tmp_path / "model.gguf"
         source.write_bytes(content)
-        return import_file(store, source, **options)
+        return import_file(store, source, sha256, name=name)
 
     return imported
 
