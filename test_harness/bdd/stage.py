@@ -40,6 +40,12 @@ class PoolWanted:
     settings: Mapping[str, Any] = field(default_factory=dict)
     model_file: bool = False
 
+    @property
+    def launched(self) -> int:
+        """Engines that the service launches itself."""
+        count: int = self.settings.get("launch", {}).get("count", 0)
+        return count
+
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
@@ -123,7 +129,8 @@ class Stage:
         service = ServiceProcess(self._directory / f"stage{self._built}", *pools, **wanted.sections)
         self._stack.enter_context(service)
         for pool, replicas in engines.items():
-            service.wait_metric("replica_ready", len(replicas), PATIENCE_S, pool_id=pool)
+            count = len(replicas) + wanted.pools[pool].launched
+            service.wait_metric("replica_ready", count, PATIENCE_S, pool_id=pool)
         return Scenery(service, engines)
 
     def _idle(self) -> bool:
@@ -134,4 +141,6 @@ class Stage:
             if name in ("queue_depth", "tasks_running", "replica_ready"):
                 values[name] = values.get(name, 0.0) + float(rest.rpartition(" ")[2])
         replicas = sum(len(each) for each in self._scenery.engines.values())
+        assert self._wanted is not None
+        replicas += sum(wanted.launched for wanted in self._wanted.pools.values())
         return values == {"queue_depth": 0, "tasks_running": 0, "replica_ready": replicas}

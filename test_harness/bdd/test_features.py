@@ -17,6 +17,7 @@ pytest_plugins = [
     "bdd.steps.share_steps",
     "bdd.steps.breaker_steps",
     "bdd.steps.explain_steps",
+    "bdd.steps.order_steps",
 ]
 
 scenarios(str(chosen_features(os.environ.get(VARIABLE, ""), Path.cwd())))
