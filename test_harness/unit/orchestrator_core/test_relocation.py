@@ -79,6 +79,19 @@ class TestDrain:
         assert ended(effects) == {"acme/a": Code.WORKER_RESET, "acme/b": Code.POOL_UNREADY}
         assert all(e.refusal is not None and e.refusal.retriable for e in effects)  # type: ignore[union-attr]
 
+    def test_a_replica_whose_tasks_ended_holds_the_pool_s_set_no_longer(self) -> None:
+        replicas = [make_replica("r0"), make_replica("r1", version="b2")]
+        scheduler = ready_scheduler(replicas=replicas)
+        submit(scheduler, "a")
+        scheduler.step(ReplicaLost("p", "r0"), T0_MS)
+        scheduler.step(WorkerLost("acme/a", resume=True), T0_MS)
+
+        effects = scheduler.step(Evacuated("p", ("r0",)), T0_MS)
+        next_one = submit(scheduler, "b")
+
+        assert ended(effects) == {"acme/a": Code.WORKER_RESET}
+        assert next_one[-1] == Dispatch("acme/b", "p", "r1", 1)
+
     def test_a_lifted_drain_starts_what_kept_its_place(self) -> None:
         scheduler = ready_scheduler()
         for name in "ab":

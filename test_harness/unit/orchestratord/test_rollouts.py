@@ -315,12 +315,13 @@ class TestCanary:
     def test_promotion_disturbs_no_stream_on_either_side(self) -> None:
         async def scenario(world: ServiceWorld) -> None:
             await self.canary(world)
-            clients = [await started(world, draft(n, max_tokens=60)) for n in range(24)]
+            clients = [await started(world, draft(n, max_tokens=60)) for n in range(8)]
             await world.advance(0.2)
 
             world.life.rollouts.promote(POOL)
+            next_one = world.submit(draft(100))  # in the same instant
             await world.settle()
-            after = await started(world, draft(100))
+            after = world.read(next_one.draft)
             await world.advance(5.0)
 
             assert all(said_by(OLD, c) or said_by(NEW, c) for c in clients)
