@@ -89,6 +89,7 @@ class Relocation(queries.Queries):
             for pool in self._pools.values()
             if pool is not own
             and not pool.draining
+            and pool.group in (None, group)  # it would mix versions there (ORCH-3046)
             and any(r.ready and not r.cordoned and r.group is group for r in pool.replicas)
         ]
         return min(pools, key=_roomiest, default=None)
