@@ -36,7 +36,7 @@ from pool_managerd.processes import kill_carriers
 from pool_managerd.replica import Replica, ReplicaView
 from pool_managerd.replica_state import ReplicaState
 from pool_managerd.settings import ExternalReplica, PoolSettings
-from pool_managerd.supervisors import Supervisor, SupervisorFactory
+from pool_managerd.supervisors import NotRunHere, Supervisor, SupervisorFactory
 from worker_adapters.adapter_api.types import EngineAdapter
 
 # From SIGKILL to gone takes milliseconds, for a process that can die at all.
@@ -191,9 +191,7 @@ class PoolHost:
         return tuple(
             name
             for name, seat in self._seats[pool.id].items()
-            if seat.external is not None
-            and not seat.added
-            and wanted.get(name) != seat.external
+            if seat.external is not None and not seat.added and wanted.get(name) != seat.external
         )
 
     def populate(self, pool_id: str) -> None:
@@ -383,8 +381,12 @@ class PoolHost:
         if self._stopped:
             return
         replica, ending = seat.replica, seat.ending
-        supervisor = self._factory.make(replica, seat.settings, seat.external)
-        if supervisor is None:
+        try:
+            supervisor = self._factory.make(replica, seat.settings, seat.external)
+        except NotRunHere as refused:
+            if replica.state is ReplicaState.STOPPED:
+                replica.start()  # what was stopped is looked at again, and refused again
+            replica.fail(replica.cause(refused.code, str(refused)))
             return
 
         async def run() -> None:

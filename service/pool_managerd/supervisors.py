@@ -42,6 +42,14 @@ class Supervisor(Protocol):
     async def stop(self, grace_s: float) -> None: ...
 
 
+class NotRunHere(Exception):
+    """A replica may or can not run on this host; `code` is the cause's."""
+
+    def __init__(self, code: CauseCode, message: str) -> None:
+        super().__init__(message)
+        self.code = code
+
+
 class SupervisorFactory:
     """Makes supervisors, each for one start of a replica; `marker` is random and this run's."""
 
@@ -81,45 +89,38 @@ class SupervisorFactory:
 
     def make(
         self, replica: Replica, pool: PoolSettings, external: ExternalReplica | None
-    ) -> Supervisor | None:
-        """The supervisor of an external replica, or of one that `pool.launch` describes; None for
-        one that may or can not run here, and has failed with the cause."""
+    ) -> Supervisor:
+        """The supervisor of an external replica, or of one that `pool.launch` describes. Raises
+        `NotRunHere` for one that may or can not run here."""
         adapter = self._adapters.get(pool.engine)
         if adapter is None:
             known = ", ".join(sorted(self._adapters)) or "none"
-            replica.fail(
-                replica.cause(
-                    CauseCode.ADAPTER,
-                    f"no adapter for engine {pool.engine!r} of pool {pool.id} (there are: {known})",
-                )
+            raise NotRunHere(
+                CauseCode.ADAPTER,
+                f"no adapter for engine {pool.engine!r} of pool {pool.id} (there are: {known})",
             )
-            return None
         if external is None:
             assert pool.launch is not None, "a replica is external or launched"
             return self._launched(replica, pool, pool.launch, adapter)
         try:
             return ExternalSupervisor(replica, pool, external, adapter, self._clock)
         except ValueError as error:
-            replica.fail(replica.cause(CauseCode.ADAPTER, f"{external.url}: {error}"))
-            return None
+            raise NotRunHere(CauseCode.ADAPTER, f"{external.url}: {error}") from None
 
     def _launched(
         self, replica: Replica, pool: PoolSettings, launch: LaunchSettings, adapter: EngineAdapter
-    ) -> Supervisor | None:
+    ) -> Supervisor:
         if self._on_cpu(pool, launch) and not self._cpu_carve_out:
             why = (
                 "the default launcher runs on the CPU"
                 if runs_on_cpu(pool, launch)
                 else "this host has no NVIDIA GPU"
             )
-            replica.fail(
-                replica.cause(
-                    CauseCode.CARVE_OUT,
-                    f"pool {pool.id} is not launched: {why}, and inference on a CPU needs "
-                    "platform.cpu_carve_out: true (for demos and CI only)",
-                )
+            raise NotRunHere(
+                CauseCode.CARVE_OUT,
+                f"pool {pool.id} is not launched: {why}, and inference on a CPU needs "
+                "platform.cpu_carve_out: true (for demos and CI only)",
             )
-            return None
         return LaunchedSupervisor(
             replica,
             pool,

@@ -189,6 +189,9 @@ class DrainService:
         finally:
             for name in names:
                 self._retiring.discard((host_id, name))
+                single = self._drains.pop((self._replicas.home(host_id, name), name), None)
+                if single is not None and single.work is not None:
+                    single.work.cancel()
                 self._replicas.forget(host_id, name)
 
     def members(self, pool_id: str) -> tuple[str, ...]:

@@ -190,6 +190,13 @@ class RolloutService:
             shown["message"] = rollout.message
         return shown
 
+    def forget(self, pool_id: str) -> None:
+        """The pool is gone: what was reloaded there is nobody's past."""
+        rollout = self._rollouts.pop(pool_id, None)
+        if rollout is not None and rollout.work is not None:
+            rollout.work.cancel()
+        self._names.pop(pool_id, None)
+
     async def close(self) -> None:
         """The service stops: no rollout goes on; the pool host ends the engines."""
         works = [r.work for r in self._rollouts.values() if r.work is not None]
