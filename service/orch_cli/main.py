@@ -26,6 +26,7 @@ from orch_cli import (
     explain,
     keys,
     models,
+    pool_managerd,
     pool_orders,
     pools,
     profiles,
@@ -117,6 +118,7 @@ def root(
 
 for _module in (
     serve,
+    pool_managerd,
     submit,
     stream,
     cancel,

@@ -42,6 +42,7 @@ from orchestratord.api.control_plane import ControlApp, ControlPlane
 from orchestratord.api.data_plane import DataPlane
 from orchestratord.api.gate import Gate
 from orchestratord.api.http_server import HttpServer
+from orchestratord.api.pool_manager_orders import PoolManagerOrders
 from orchestratord.api.pool_orders import PoolOrders
 from orchestratord.api.public_pages import PublicPages
 from orchestratord.configuration import LoadedConfig, ReloadRefused, load_config
@@ -65,6 +66,7 @@ from orchestratord.services.jobs import Job, JobTable
 from orchestratord.services.kv_pressure import PERIOD_S as KV_PERIOD_S
 from orchestratord.services.kv_pressure import KvPressure
 from orchestratord.services.overview import OverviewService
+from orchestratord.services.pool_managers import PoolManagerService, ReportedReplica
 from orchestratord.services.records import DeterminismRecord
 from orchestratord.services.recovery import RecoveryService
 from orchestratord.services.replicas import ReplicaDirectory
@@ -205,6 +207,7 @@ class Orchestrator:
         self.rollouts = RolloutService(
             self.scheduling, self.replicas, self.pool_host, self.drains, self.telemetry
         )
+        self.managers = PoolManagerService(self.replicas, self.pool_host, self.drains)
         self.devices = DeviceService(self.pool_host.gpus, self.replicas, self.telemetry.metrics)
         self.overview = OverviewService(
             self.scheduling,
@@ -279,10 +282,10 @@ class Orchestrator:
             health["reload"] = reload
         if view.last_error is not None:
             health["last_error"] = _last_error(view.last_error)
-        health["replicas"] = [
-            self._replica_health(pool_id, replica)
-            for replica in sorted(view.replicas, key=lambda replica: replica.id)
-        ]
+        own = {replica.id: self._replica_health(pool_id, replica) for replica in view.replicas}
+        for name, report in self.managers.reported(pool_id).items():
+            own[name] = _as_reported(own.get(name), name, report)
+        health["replicas"] = [own[name] for name in sorted(own)]
         return health
 
     def _replica_health(self, pool_id: str, view: ReplicaView) -> dict[str, Any]:
@@ -342,6 +345,7 @@ class Orchestrator:
                     self.devices,
                     PoolOrders(self.overview, self.drains, self.rollouts),
                     ConfigOrders(self.hot_reload),
+                    PoolManagerOrders(self.managers),
                 ),
                 orchcontrol_v1.contract_text(),
             )
@@ -378,6 +382,7 @@ class Orchestrator:
             len(self.hub), self.jobs.ended_bytes, self.scheduling.scheduler.session_count
         )
         self.devices.set_gauges()
+        self.telemetry.metrics.pool_managers_registered.set(len(self.managers))
         with contextlib.suppress(ModelStoreError):  # a folder that cannot be read has no size
             self.telemetry.metrics.model_store_bytes.set(self.models.total_bytes())
         shares = self.scheduling.scheduler.shares(self.scheduling.clock_ms())
@@ -400,6 +405,18 @@ class Orchestrator:
             await asyncio.wait_for(self.dispatcher.idle.wait(), deadline_s)
         self.dispatcher.abandon()
         self.hub.close_all(waiting_only=False)
+
+
+def _as_reported(
+    known: dict[str, Any] | None, name: str, report: ReportedReplica
+) -> dict[str, Any]:
+    """`ReplicaHealth` of a manager's replica: what only the manager knows of its engine, beside
+    what is `known` here of one that is in service."""
+    health = known or {"id": name, "state": report.state, "cordoned": False}
+    health["restarts"] = report.restarts
+    if report.last_error is not None and "last_error" not in health:
+        health["last_error"] = dict(report.last_error)
+    return health
 
 
 def _last_error(cause: Cause) -> dict[str, Any]:
@@ -524,6 +541,7 @@ async def _serve(orchestrator: Orchestrator, host: str, port: int, logs: LineBuf
         *(server.stop(reserve_s / 2) for server, _ in servers),
         orchestrator.pool_host.stop(reserve_s * 0.75),
         orchestrator.reconfiguration.close(),
+        orchestrator.managers.close(),
         orchestrator.rollouts.close(),
         orchestrator.drains.close(),
     )

@@ -79,7 +79,7 @@ def engine_words(
     ctx = pool.ctx if plan is None else plan.ctx
     configured = [*(launch.command or ()), *launch.args]
     values: dict[str, object] = {
-        "host": HOST,
+        "host": pool.host,
         "port": port,
         "ctx": ctx,
         "quant": pool.quant,
@@ -131,7 +131,7 @@ def _request(
     return LaunchRequest(
         pool=pool,
         launch=launch,
-        host=HOST,
+        host=pool.host,
         port=port,
         second_port=second_port,
         model=named(pool.model),

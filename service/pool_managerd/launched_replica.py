@@ -205,7 +205,7 @@ class LaunchedSupervisor:
         self._engine = engine
         self._kernel_log.lines()  # what was said before it started does not concern it
         replica.pid = engine.pid
-        replica.url = f"http://{HOST}:{port}"
+        replica.url = f"http://{self._pool.host}:{port}"
         self._ledger.add(replica.pool_id, replica.id, engine.pid)
         self._client = self._adapter.connect(replica.url)
         probe = EngineProbe(pool, replica.url, self._client, self._clock)

@@ -67,7 +67,7 @@ class PoolSettings:
 
     With `preload` False its engines start after those of all pools that preload. `tensor_split`
     has one ratio per device, None splits evenly over `homogeneous` ones. `preload_ms` is the time
-    from an engine's start to Ready.
+    from an engine's start to Ready; `host` is where launched engines listen.
     """
 
     id: str
@@ -89,3 +89,4 @@ class PoolSettings:
     memory: MemorySettings = MemorySettings()
     restarts: RestartSettings = RestartSettings()
     preload_ms: int = 120_000
+    host: str = "127.0.0.1"

@@ -21,6 +21,7 @@ from orchestrator_core.errors import Code
 from orchestratord.api.config_orders import ConfigOrders
 from orchestratord.api.errors import HttpError, error_response, invalid
 from orchestratord.api.http_server import Headers
+from orchestratord.api.pool_manager_orders import PoolManagerOrders
 from orchestratord.api.pool_orders import PoolOrders
 from orchestratord.api.types import AsgiApp, Exchange, Message
 from orchestratord.services.devices import DeviceService
@@ -46,6 +47,7 @@ class ControlPlane:
         devices: DeviceService,
         orders: PoolOrders,
         config_orders: ConfigOrders,
+        manager_orders: PoolManagerOrders,
     ) -> None:
         self._overview = overview
         self._devices = devices
@@ -56,6 +58,7 @@ class ControlPlane:
             "list_devices": self.list_devices,
             **orders.handlers,
             **config_orders.handlers,
+            **manager_orders.handlers,
         }
 
     async def pool_health(self, id: str) -> Answer:
