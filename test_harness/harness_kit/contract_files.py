@@ -19,6 +19,7 @@ UNKNOWN_IDS = {
     "tasks": "00000000-0000-4000-8000-000000000000",
     "sessions": "00000000-0000-4000-8000-000000000000",
     "pools": "no-such-pool",
+    "pool-managers": "no-such-manager",
     "catalog": "no-such-model",
     "artifacts": "no-such-artifact",
 }

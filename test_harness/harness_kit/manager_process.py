@@ -86,8 +86,10 @@ class ManagerProcess:
         return self._lines[0]
 
     def engine_pids(self) -> dict[str, int]:
-        """Pids of its engines by replica id."""
+        """Pids of its engines by replica id; none once it has ended in peace."""
         path = self._state_dir / "pool-managerd" / "engines.json"
+        if not path.exists():
+            return {}
         ledger = json.loads(path.read_text(encoding="utf-8"))
         return {entry["replica_id"]: entry["pid"] for entry in ledger["engines"]}
 

@@ -137,7 +137,9 @@ class Life:
         self.telemetry = Telemetry()
         self.jobs = JobTable(setup.retain_s * 1000, setup.retain_bytes)
         self.scheduling = SchedulingService(Scheduler(setup.limits), self.jobs, clock)
-        traits = PoolTraits(setup.pool, "model", setup.wall_ms, setup.idle_ms, False, setup.breaker)
+        traits = PoolTraits(
+            setup.pool, "model", setup.wall_ms, setup.idle_ms, False, setup.breaker, managed=True
+        )
         self.replicas = ReplicaDirectory(self.scheduling, self.telemetry, {POOL: traits})
         self.termination = TerminationService(
             self.jobs, self.journal, self.telemetry, clock, lambda job, sha256: None

@@ -43,6 +43,7 @@ class VirtualEngines:
         self.scripts: dict[str, MockScript] = {}  # of models that are not the pool's
         self.failing: dict[str, Failure] = {}
         self.launches = len(world.engines)
+        self.urls: dict[str, str] = {}  # of those that somebody else runs
         self.room = 1000  # engines that fit at once
         self._loads: dict[str, asyncio.TimerHandle] = {}
 
@@ -61,6 +62,21 @@ class VirtualEngines:
             self.models[name] = model
             self._world.engines[name] = MockEngine(self._script(model), LoopScheduler())
             self._load(name)
+
+    def add_external(
+        self,
+        pool_id: str,
+        replica_id: str,
+        url: str,
+        model_digest: str | None,
+        labels: Sequence[tuple[str, str]],
+    ) -> None:
+        assert replica_id not in self.states
+        self.urls[replica_id] = url
+        self.models[replica_id] = "model"
+        script = next(iter(self._world.setup.engines.values()))
+        self._world.engines[replica_id] = MockEngine(script, LoopScheduler())
+        self._load(replica_id)
 
     def drain_replica(self, pool_id: str, replica_id: str) -> bool:
         return self._turn(replica_id, "Ready", "Draining")
