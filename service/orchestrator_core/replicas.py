@@ -124,12 +124,13 @@ class ReplicaTable:
             known.cordoned = cordoned
 
     def absorb(self, other: ReplicaTable, pool_id: str) -> None:
-        """Take over another pool's replicas as they are. Raises InvariantViolation for an id that
-        both have."""
+        """Take over another pool's replicas as they are, cordoned or not. Raises InvariantViolation
+        for an id that both have."""
         for replica in other:
             if replica.spec.id in self._replicas:
                 raise InvariantViolation(f"replica {replica.spec.id} is in pool {pool_id} already")
             replica.spec = dataclasses.replace(replica.spec, pool_id=pool_id)
+            self._cordoned.discard(replica.spec.id)  # said of one that had this id before
             self._replicas[replica.spec.id] = replica
         self._cordoned |= other._cordoned
         self.ever_ready = self.ever_ready or other.ever_ready

@@ -166,8 +166,8 @@ class RelocationMachine(RuleBasedStateMachine):
             arrived_ms=self.now_ms,
             deadline_at_ms=self.now_ms + 10**7,
         )
-        effects = self.step(Submit(task))
         takes = [p for p in self.pools if self.takes_new_work(p) and model in self.refs[p]]
+        effects = self.step(Submit(task))
         refusals = [e.refusal for e in effects if isinstance(e, Rejected)]
         if not takes:
             assert [r.reason is not Reason.QUEUE_FULL for r in refusals] == [True]
@@ -192,6 +192,19 @@ class RelocationMachine(RuleBasedStateMachine):
     def tick(self) -> None:
         self.now_ms += 250
         self.step(Tick())
+        self.a_set_that_is_ready_elsewhere_is_used()
+
+    def a_set_that_is_ready_elsewhere_is_used(self) -> None:
+        """At the latest with the tick after a pool's set has changed; a pool does not mix sets."""
+        for known in self.live.values():
+            if not known.resuming or known.version is None:
+                continue
+            here = [v for home, v in self.ready.values() if home == known.pool]
+            if known.version not in here:
+                for name, (home, version) in self.ready.items():
+                    usable = home not in self.draining and (home, name) not in self.cordoned
+                    usable = usable and name not in self.scheduler.unpinned(home)
+                    assert not (version == known.version and usable)
 
     # --- replicas ----------------------------------------------------------------------------
 
@@ -276,6 +289,7 @@ class RelocationMachine(RuleBasedStateMachine):
         for name, (home, version) in self.ready.items():
             if home == "p.canary":
                 self.ready[name] = ("p", version)
+                self.cordoned.discard(("p", name))  # that was another one
         self.cordoned = {
             ("p" if home == "p.canary" else home, name) for home, name in self.cordoned
         }
@@ -291,8 +305,9 @@ class RelocationMachine(RuleBasedStateMachine):
     # --- what holds --------------------------------------------------------------------------
 
     def takes_new_work(self, pool: str) -> bool:
+        pinned_out = self.scheduler.unpinned(pool)  # of another set than the pool's
         return pool not in self.draining and any(
-            home == pool and (home, name) not in self.cordoned
+            home == pool and (home, name) not in self.cordoned and name not in pinned_out
             for name, (home, _) in self.ready.items()
         )
 
@@ -321,17 +336,6 @@ class RelocationMachine(RuleBasedStateMachine):
                 for name, (home, version) in self.ready.items():
                     free = self.running_on(name) == 0
                     assert not (home == known.pool and version == known.version and free)
-
-    @invariant()
-    def a_set_that_is_ready_elsewhere_is_used(self) -> None:
-        for known in self.live.values():
-            if not known.resuming or known.version is None:
-                continue
-            here = [v for home, v in self.ready.values() if home == known.pool]
-            if known.version not in here:
-                for name, (home, version) in self.ready.items():
-                    usable = home not in self.draining and (home, name) not in self.cordoned
-                    assert not (version == known.version and usable)
 
     def teardown(self) -> None:
         if not hasattr(self, "scheduler"):
