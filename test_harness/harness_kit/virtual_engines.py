@@ -45,6 +45,7 @@ class VirtualEngines:
         self.launches = len(world.engines)
         self.urls: dict[str, str] = {}  # of those that somebody else runs
         self.room = 1000  # engines that fit at once
+        self.external = False  # somebody else runs engines of the pool as well
         self._loads: dict[str, asyncio.TimerHandle] = {}
 
     # --- the orders --------------------------------------------------------------------------
@@ -55,6 +56,9 @@ class VirtualEngines:
 
     def launch_count(self, pool_id: str) -> int:
         return self.launches
+
+    def has_external(self, pool_id: str) -> bool:
+        return self.external
 
     def launch_model(self, pool_id: str, model: str, replica_ids: Sequence[str]) -> None:
         for name in replica_ids:

@@ -9,8 +9,7 @@ from harness_kit.service_clients import StreamClient, draft, token_events
 from harness_kit.service_world import POOL, PROFILE, ServiceWorld, Setup, run_world
 from harness_kit.virtual_engines import LOAD_S, Failure
 from orchestratord.services.admission import Draft
-from orchestratord.services.drains import UnknownTarget
-from orchestratord.services.rollouts import Conflict
+from orchestratord.services.drains import Conflict, UnknownTarget
 from worker_adapters.mock.script import MockScript
 
 ENGINE = MockScript(slots_total=4, token_delay_ms=10)
@@ -178,6 +177,10 @@ class TestReload:
             await world.advance(2.0)
             world.life.drains.drain(POOL, 1000)
             with pytest.raises(Conflict, match="resume it first"):
+                rollouts.reload(POOL, "newer")
+            world.life.drains.resume(POOL)
+            world.host.external = True
+            with pytest.raises(Conflict, match="make two pools of it"):
                 rollouts.reload(POOL, "newer")
             world.host.launches = 0
             with pytest.raises(Conflict, match="somebody else runs"):
