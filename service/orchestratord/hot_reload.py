@@ -87,38 +87,42 @@ class HotReload:
 
     def _take(self, loaded: LoadedConfig, order: str, *, dry_run: bool) -> dict[str, Any]:
         changes = differences(self._loaded.config, loaded.config)
+        hindrance = self._hindrance(changes)
         applied = bool(changes) and not dry_run
         if applied:
-            self._check(changes)
+            if hindrance is not None:
+                self._refuse([hindrance])
+                raise ReloadRefused(hindrance)
+            self._changes.apply(loaded.config, changes)
             self._former, self._loaded = self._loaded, loaded
             self._revision += 1
-            self._changes.apply(loaded.config, changes)
         if not dry_run:
-            outcome = "reverted" if order == "revert" else "applied" if changes else "unchanged"
-            self._count(outcome)
-            log.info(
-                f"config.{outcome}",
-                revision=self._revision,
-                changes=[f"{change.key} ({change.effect})" for change in changes],
-            )
-        for warning in loaded.warnings:
-            log.warning("config.warning", message=warning)
+            self._tell(order, loaded, changes)
+        hints = [f"it would be refused: {hindrance}"] if hindrance is not None else []
         return {
             "applied": applied,
             "revision": self._revision,
             "changes": [_shown(change) for change in changes],
-            "warnings": list(loaded.warnings),
+            "warnings": [*hints, *loaded.warnings],
         }
 
-    def _check(self, changes: Sequence[Difference]) -> None:
+    def _tell(self, order: str, loaded: LoadedConfig, changes: Sequence[Difference]) -> None:
+        outcome = "reverted" if order == "revert" else "applied" if changes else "unchanged"
+        self._count(outcome)
+        log.info(
+            f"config.{outcome}",
+            revision=self._revision,
+            changes=[f"{change.key} ({change.effect})" for change in changes],
+        )
+        for warning in loaded.warnings if changes else ():
+            log.warning("config.warning", message=warning)
+
+    def _hindrance(self, changes: Sequence[Difference]) -> str | None:
+        """Why these cannot be applied, or not now."""
         fixed = [change.key for change in changes if change.effect is Effect.RESTART]
         if fixed:
-            message = f"{', '.join(fixed)}: needs a restart of the service; nothing was applied"
-            self._refuse([message])
-            raise ReloadRefused(message)
-        if (conflict := self._changes.conflict(changes)) is not None:
-            self._refuse([conflict])
-            raise ReloadRefused(conflict)
+            return f"{', '.join(fixed)}: needs a restart of the service; nothing was applied"
+        return self._changes.conflict(changes)
 
     def _refuse(self, problems: list[str]) -> None:
         self._count("rejected")

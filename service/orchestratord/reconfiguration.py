@@ -2,9 +2,10 @@
 
 Part of the composition root: only it knows every part that takes something from the configuration.
 What is `live` changes in one step of the event loop. Engines that have to be replaced follow behind
-it: another model of a launched pool is a reload (both models beside each other, no wait); other
-external replicas come and go one by one; anything else drains the pool's engines and starts new
-ones, while what waits keeps its place. The invariant: a pool has one such change under way.
+it: another model of a launched pool is a reload (both models beside each other, no wait); of
+external replicas the new ones come first, then the others go one by one; anything else drains the
+pool's engines and starts new ones, while what waits keeps its place. The invariant: a pool has one
+such change under way, and meanwhile no order of an operator concerns it.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from orchestratord.configuration.differences import Difference, Effect
 from orchestratord.infra.logging import LineBuffer
 from orchestratord.services.admission import AdmissionService
 from orchestratord.services.cancellation import CancellationService
-from orchestratord.services.drains import DrainService
+from orchestratord.services.drains import STOP_GRACE_S, DrainService
 from orchestratord.services.jobs import JobTable
 from orchestratord.services.replicas import ReplicaDirectory
 from orchestratord.services.rollouts import DEADLINE_MS, RolloutService
@@ -38,9 +39,6 @@ from pool_managerd.pool_host import PoolHost
 from pool_managerd.settings import PoolSettings
 
 log = structlog.get_logger("orchestratord.config")
-
-# From SIGTERM to SIGKILL for an engine whose tasks have ended or moved.
-STOP_GRACE_S = 5.0
 
 
 class Reconfiguration:
@@ -88,9 +86,11 @@ class Reconfiguration:
                 continue
             if pool_id in self._under_way:
                 return f"pools[{pool_id}]: the last change of the configuration is still under way"
+            status = self._rollouts.status(pool_id) if pool_id in self._replicas.pools else None
+            if status is not None and status["phase"] == "canary":
+                return f"pools[{pool_id}]: a canary runs there: promote it or roll it back first"
             if all(c.effect is Effect.LIVE for c in changes if _pool_of(c) == pool_id):
                 continue
-            status = self._rollouts.status(pool_id) if pool_id in self._replicas.pools else None
             if status is not None and status["phase"] not in ("done", "failed", "rolled_back"):
                 return f"pools[{pool_id}]: the pool is being reloaded ({status['phase']})"
             if self._drains.is_draining(pool_id):
@@ -161,25 +161,36 @@ class Reconfiguration:
             self._pool_host.reconfigure(new)
         elif _only(heavy, f"pools[{pool.id}].replicas"):
             self._replicas.reconfigure(traits)
-            self._exchange(pool.id, self._pool_host.changed_external(new), new)
+            self._begin(pool.id, self._exchange(pool.id, new))
         else:
             # Names and context hold at once for what is admitted; the engines that had other ones
             # get no more of it.
             members = self._drains.members(pool.id)
+            own = [name for name in members if not self._pool_host.is_added(pool.id, name)]
             self._replicas.replace_pool(traits)
-            self._exchange(pool.id, members, new)
+            for name in own:
+                self._replicas.cordon(pool.id, name, True)
+            self._begin(pool.id, self._replace(pool.id, own, new))
 
-    def _exchange(self, pool_id: str, names: Sequence[str], new: PoolSettings) -> None:
-        """These replicas drain and go, then those of `new` that are not there yet start."""
-        for name in names:
-            self._replicas.cordon(pool_id, name, True)
-
-        async def steps() -> None:
-            await self._drains.retire(pool_id, names, DEADLINE_MS)
-            self._pool_host.reconfigure(new)
+    async def _exchange(self, pool_id: str, new: PoolSettings) -> None:
+        """New external replicas come, then the others go; one that only moved does so alone."""
+        gone = self._pool_host.changed_external(new)
+        before = self._pool_host.replica_ids(pool_id)
+        self._pool_host.reconfigure(new)
+        self._pool_host.populate(pool_id)
+        for name in self._pool_host.replica_ids(pool_id):
+            if name not in before:
+                await self._pool_host.first_outcome(pool_id, name)
+        for name in gone:
+            await self._drains.retire(pool_id, [name], DEADLINE_MS)
             self._pool_host.populate(pool_id)
+            await self._pool_host.first_outcome(pool_id, name)
 
-        self._begin(pool_id, steps())
+    async def _replace(self, pool_id: str, names: Sequence[str], new: PoolSettings) -> None:
+        """These replicas drain and go, then those of `new` start."""
+        await self._drains.retire(pool_id, names, DEADLINE_MS)
+        self._pool_host.reconfigure(new)
+        self._pool_host.populate(pool_id)
 
     async def _remove(self, pool_id: str) -> None:
         names = self._drains.members(pool_id)
@@ -191,10 +202,12 @@ class Reconfiguration:
     def _begin(self, pool_id: str, steps: Coroutine[Any, Any, None]) -> None:
         work = asyncio.create_task(steps, name=f"change of {pool_id}")
         self._under_way[pool_id] = work
+        self._drains.hold(pool_id)
         work.add_done_callback(lambda done: self._ended(pool_id, done))
 
     def _ended(self, pool_id: str, work: asyncio.Task[None]) -> None:
         del self._under_way[pool_id]
+        self._drains.release(pool_id)
         if work.cancelled():
             return
         if (error := work.exception()) is not None:

@@ -235,6 +235,11 @@ class PoolHost:
         seat.added = True
         self._begin(seat, [])
 
+    def is_added(self, pool_id: str, replica_id: str) -> bool:
+        """Whether a replica came without the pool's settings (see `add_external`)."""
+        seat = self._seats[pool_id].get(replica_id)
+        return seat is not None and seat.added
+
     def replica_ids(self, pool_id: str) -> tuple[str, ...]:
         """The pool's replicas in the order in which they came. Raises KeyError for an unknown
         pool."""
@@ -245,6 +250,16 @@ class PoolHost:
         Raises KeyError for an unknown pool."""
         launch = self._pools[pool_id].launch
         return 0 if launch is None else launch.count
+
+    def has_external(self, pool_id: str) -> bool:
+        """Whether somebody else runs engines of the pool. Raises KeyError for an unknown pool."""
+        return any(seat.external is not None for seat in self._seats[pool_id].values())
+
+    async def first_outcome(self, pool_id: str, replica_id: str) -> None:
+        """Until it is known whether a replica that was started becomes Ready; at once for one that
+        is not known."""
+        if (seat := self._seats.get(pool_id, {}).get(replica_id)) is not None:
+            await seat.replica.first_outcome.wait()
 
     def launch_model(self, pool_id: str, model: str, replica_ids: Sequence[str]) -> None:
         """Launch more replicas of the pool that serve another model. Raises as `add_replicas`."""
@@ -359,8 +374,10 @@ class PoolHost:
         ]
         if pool.launch is not None:
             self._factory.announce(pool)
-            names = [f"{pool.id}-{number}" for number in range(pool.launch.count)]
-            seats += [self._seat(pool, name) for name in names if name not in known]
+            # After a reload the engines of ours have other names; they are as many.
+            if not any(seat.external is None for seat in known.values()):
+                names = [f"{pool.id}-{number}" for number in range(pool.launch.count)]
+                seats += [self._seat(pool, name) for name in names]
         for seat in seats:
             self._begin(seat, awaited)
 

@@ -215,6 +215,7 @@ def test_an_engine_elsewhere_is_exchanged_while_its_task_ends_and_others_wait(
         busy, envelope = reload(control)
         rewrite(service, ctx=4096)
         conflict, why = reload(control)
+        drained = control.post("/v1/pools/p0/drain", {"deadline_ms": 1000}).status
         engine.allow()
         first = probe.stream(running["task_id"]).rest()
         second = probe.stream(waiting["task_id"]).rest()
@@ -222,7 +223,30 @@ def test_an_engine_elsewhere_is_exchanged_while_its_task_ends_and_others_wait(
     assert [(c["key"], c["effect"]) for c in changes] == [("pools[p0].replicas[r0].url", "replace")]
     assert (busy, envelope["changes"]) == (200, [])
     assert (conflict, "still under way" in why["message"]) == (409, True)
+    assert drained == 409
     assert [events[-1].name for events in (first, second)] == ["end", "end"]
+    assert [len(e.decodes) for e in (engine, successor)] == [1, 1]
+
+
+@pytest.mark.req("ORCH-3031")
+def test_new_engines_elsewhere_serve_before_the_old_ones_go(
+    engine: GatedEngine, service: ServiceProcess, control: HttpProbe, probe: HttpProbe
+) -> None:
+    with GatedEngine(slots=1) as successor:
+        engine.hold(1)
+        running, next_one = task(MODEL, max_tokens=3, seed=1), task(MODEL, max_tokens=3, seed=2)
+        assert probe.post("/v1/tasks", running).status == 202
+        engine.wait_busy(1)
+        rewrite(service, replicas=[{"id": "r1", "url": successor.url}])
+
+        reload(control)
+        service.wait_metric("replica_ready", 1, replica_id="r1")
+        assert probe.post("/v1/tasks", next_one).status == 202
+        quick = probe.stream(next_one["task_id"]).rest()  # while the old one still decodes
+        engine.allow()
+        slow = probe.stream(running["task_id"]).rest()
+
+    assert [events[-1].name for events in (quick, slow)] == ["end", "end"]
     assert [len(e.decodes) for e in (engine, successor)] == [1, 1]
 
 

@@ -10,9 +10,9 @@ from collections.abc import Callable
 from typing import Any
 
 from orchestratord.api.errors import invalid
-from orchestratord.services.drains import DrainService, UnknownTarget
+from orchestratord.services.drains import Conflict, DrainService, UnknownTarget
 from orchestratord.services.overview import OverviewService
-from orchestratord.services.rollouts import Conflict, RolloutService
+from orchestratord.services.rollouts import RolloutService
 
 Answer = tuple[Any, int]
 

@@ -43,6 +43,7 @@ def check_values(
     _check_unique(((("pools", i, "id"), pool["id"]) for i, pool in enumerate(pools)), findings)
     for index, pool in enumerate(pools):
         _check_pool(data, pool, ("pools", index), findings)
+    _check_canary_names(pools, findings)
     _check_devices(pools, findings)
     _check_tenants(data, pools, findings)
     if host is not None:
@@ -208,6 +209,16 @@ def _check_breaker(
     if all(name in goals and goals[name] is None for name in names):
         place: Path = (*path, "admission", "circuit_breaker", "enabled")
         findings.warn(place, True, "never opens: every objective in slos.interactive is null")
+
+
+def _check_canary_names(pools: list[dict[str, Any]], findings: Findings) -> None:
+    """A canary is a pool of its own while it lasts; its name is its pool's with a suffix."""
+    names = {pool["id"] for pool in pools}
+    for index, pool in enumerate(pools):
+        name, _, suffix = pool["id"].rpartition(".")
+        if suffix == "canary" and name in names:
+            rule = f"is what a canary of pool {name} is called; take another name"
+            findings.reject(("pools", index, "id"), pool["id"], rule)
 
 
 def _check_devices(pools: list[dict[str, Any]], findings: Findings) -> None:

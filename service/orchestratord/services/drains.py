@@ -39,6 +39,8 @@ class Engines(Protocol):
 
     def launch_count(self, pool_id: str) -> int: ...
 
+    def has_external(self, pool_id: str) -> bool: ...
+
     def launch_model(self, pool_id: str, model: str, replica_ids: Sequence[str]) -> None: ...
 
     def drain_replica(self, pool_id: str, replica_id: str) -> bool: ...
@@ -52,6 +54,10 @@ class Engines(Protocol):
     def start_replica(self, pool_id: str, replica_id: str) -> None: ...
 
     def remove_replica(self, pool_id: str, replica_id: str, grace_s: float) -> Awaitable[None]: ...
+
+
+class Conflict(Exception):
+    """The pool is not in a state for this order; the message says what to do instead."""
 
 
 class UnknownTarget(Exception):
@@ -88,12 +94,16 @@ class DrainService:
         # Replicas on their way out for good: no order of an operator concerns them any more.
         self._retiring: set[Key] = set()
         self._discards: set[asyncio.Task[None]] = set()
+        # Pools that a change of the configuration has in hand: no order of an operator concerns
+        # them before it is over.
+        self._held: set[str] = set()
 
     # --- an operator's orders ----------------------------------------------------------------
 
     def drain(self, pool_id: str, deadline_ms: int, replica_id: str | None = None) -> None:
         """Finish what runs within `deadline_ms` from now, take no more. Of a drain that goes on
-        already the deadline moves. Raises `UnknownTarget`."""
+        already the deadline moves. Raises `UnknownTarget`, and `Conflict` for a pool that is
+        held."""
         names = self._targets(pool_id, replica_id)
         deadline_s = asyncio.get_running_loop().time() + deadline_ms / 1000
         if (known := self._drains.get((pool_id, replica_id))) is not None:
@@ -103,13 +113,12 @@ class DrainService:
         self._begin(_Drain(pool_id, replica_id, deadline_s), names)
 
     def cordon(self, pool_id: str, replica_id: str | None = None) -> None:
-        """Give the replica, or all of the pool, no new work. Raises `UnknownTarget`."""
+        """Give the replica, or all of the pool, no new work. Raises as `drain`."""
         for name in self._targets(pool_id, replica_id):
             self._replicas.cordon(pool_id, name, True)
 
     def resume(self, pool_id: str, replica_id: str | None = None) -> None:
-        """Lift a cordon or a drain; what a drain has stopped starts again. Raises
-        `UnknownTarget`."""
+        """Lift a cordon or a drain; what a drain has stopped starts again. Raises as `drain`."""
         names = self._targets(pool_id, replica_id)
         whole = self._drains.get((pool_id, None))
         if whole is not None:
@@ -129,6 +138,22 @@ class DrainService:
     def is_draining(self, pool_id: str) -> bool:
         """Whether the whole pool drains, or is drained and was not resumed."""
         return (pool_id, None) in self._drains
+
+    def hold(self, pool_id: str) -> None:
+        """A change of the configuration has the pool in hand, until `release`."""
+        self._held.add(pool_id)
+
+    def release(self, pool_id: str) -> None:
+        """Orders concern the pool again."""
+        self._held.discard(pool_id)
+
+    def check_free(self, pool_id: str) -> None:
+        """Raises `Conflict` for a pool that a change of the configuration has in hand."""
+        if pool_id in self._held:
+            raise Conflict(
+                f"pool {pool_id}: a change of the configuration is under way there; "
+                "its health shows when it is over"
+            )
 
     # --- a rollout's orders ------------------------------------------------------------------
 
@@ -285,6 +310,7 @@ class DrainService:
     def _targets(self, pool_id: str, replica_id: str | None) -> tuple[str, ...]:
         if pool_id not in self._replicas.pools:
             raise UnknownTarget("id: no such pool")
+        self.check_free(pool_id)
         members = self._members(pool_id)
         if replica_id is None:
             return members

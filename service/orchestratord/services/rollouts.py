@@ -24,7 +24,7 @@ import structlog
 
 from orchestrator_core.events import PoolDraining
 from orchestrator_core.pool import CanaryShare
-from orchestratord.services.drains import DrainService, Engines, UnknownTarget
+from orchestratord.services.drains import Conflict, DrainService, Engines, UnknownTarget
 from orchestratord.services.replicas import ReplicaDirectory
 from orchestratord.services.scheduling import SchedulingService
 from orchestratord.services.telemetry import Telemetry
@@ -37,10 +37,6 @@ DEADLINE_MS = 60_000
 NO_MEMORY = "memory"
 
 _UNDER_WAY = frozenset({"preloading", "canary", "switching", "rolling_back"})
-
-
-class Conflict(Exception):
-    """The pool is not in a state for this order; the message says what to do instead."""
 
 
 class _Failed(Exception):
@@ -368,12 +364,19 @@ class RolloutService:
         traits = self._replicas.pools.get(pool_id)
         if traits is None:
             raise UnknownTarget("id: no such pool")
+        self._drains.check_free(pool_id)
         if traits.spec.canary is not None:
             raise Conflict(f"pool {pool_id} is a canary: the order goes to {traits.spec.canary.of}")
         if not self._engines.launch_count(pool_id):
             raise Conflict(
                 f"pool {pool_id} has only engines that somebody else runs: drain and resume its "
                 "replicas one by one while you restart them with the other model"
+            )
+
+        if self._engines.has_external(pool_id):
+            raise Conflict(
+                f"pool {pool_id} has engines of ours and of somebody else: they would no longer "
+                "serve the same model; make two pools of it"
             )
 
     def _start(self, rollout: _Rollout, steps: Coroutine[Any, Any, None]) -> None:
@@ -417,7 +420,8 @@ class RolloutService:
         write("reload.phase", **self._about(rollout), phase=phase, cause=rollout.message)
 
     def _count(self, rollout: _Rollout, outcome: str) -> None:
-        self._telemetry.reloaded(self._replicas.pools[rollout.pool_id].spec, outcome)
+        if (traits := self._replicas.pools.get(rollout.pool_id)) is not None:
+            self._telemetry.reloaded(traits.spec, outcome)
 
     def _stir(self, pool_id: str) -> None:
         if (rollout := self._rollouts.get(pool_id)) is not None:

@@ -119,6 +119,33 @@ def test_a_pool_that_is_busy_refuses() -> None:
     assert setting.applied.configs == []
 
 
+def test_a_dry_run_says_what_would_hinder_it() -> None:
+    setting = Setting(loaded())
+    setting.file = loaded(sessions={"max_turns": 3})
+    setting.applied.busy = "pools[p]: the last change is still under way"
+
+    change = setting.order(dry_run=True)
+
+    assert change["warnings"] == [
+        "it would be refused: pools[p]: the last change is still under way"
+    ]
+    assert setting.counted == []
+
+
+def test_what_could_not_be_applied_is_not_in_force() -> None:
+    setting = Setting(loaded())
+    setting.file = loaded(sessions={"max_turns": 3})
+
+    def fail(config: orch_config.Config, changes: Sequence[Difference]) -> None:
+        raise ValueError("half way")
+
+    setting.applied.apply = fail  # type: ignore[method-assign]
+    with pytest.raises(ValueError, match="half way"):
+        setting.order()
+
+    assert setting.reload.state()["revision"] == 1
+
+
 def test_a_revert_goes_back_once_and_forth_again() -> None:
     before, after = loaded(), loaded(sessions={"max_turns": 3})
     setting = Setting(before)
