@@ -235,7 +235,7 @@ class ReportedReplica(Strict):
     url: Annotated[
         str,
         Meta(
-            description="Where it listens; empty while it has not started.",
+            description="Where it listens; empty while it has not started. One that cannot be used leaves the replica Unready here.",
             max_length=2048,
         ),
     ]

@@ -106,9 +106,9 @@ def assert_conforms(operation_id: str, path: str, answer: Answer) -> None:
 def send(probe: HttpProbe, operation_id: str, path: str, document: Any = None) -> Answer:
     """One exchange that has to conform."""
     operation = OPERATIONS[operation_id]
-    answer = (
-        probe.request(operation.method, path) if document is None else probe.post(path, document)
-    )
+    body = None if document is None else json.dumps(document).encode()
+    headers = {} if document is None else {"Content-Type": "application/json"}
+    answer = probe.request(operation.method, path, body, headers)
     assert_conforms(operation_id, path, answer)
     return answer
 

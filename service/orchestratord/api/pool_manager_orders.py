@@ -78,8 +78,6 @@ def _reports(entries: list[dict[str, Any]]) -> list[ReportedReplica]:
         if key in seen:
             raise invalid(f"replicas[{place}].id: {key[1]!r} stands twice in pool {key[0]}")
         seen.add(key)
-        if entry["state"] == "Ready" and not entry["url"].startswith(("http://", "https://")):
-            raise invalid(f"replicas[{place}].url: a Ready replica has an http or https URL")
         digest = entry.get("model_digest", "")
         reports.append(
             ReportedReplica(
