@@ -76,7 +76,8 @@ def _reports(entries: list[dict[str, Any]]) -> list[ReportedReplica]:
     for place, entry in enumerate(entries):
         key = (entry["pool_id"], entry["id"])
         if key in seen:
-            raise invalid(f"replicas[{place}].id: {key[1]!r} stands twice in pool {key[0]}")
+            message = f"replicas[{place}].id: {key[1]!r} stands twice in pool {key[0]}"
+            raise invalid(message, status=409)
         seen.add(key)
         digest = entry.get("model_digest", "")
         reports.append(
