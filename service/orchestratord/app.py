@@ -1,9 +1,10 @@
 """The composition root: configuration in, a running service out, and back to nothing.
 
-Only this module knows which implementation stands behind a port, which adapters exist and how the
-pool host is reached. Order of a start: own the state directory, replay the journal, preload pools,
-listen. Order of a stop: no new work, running tasks finish until `server.shutdown_ms`, what still
-waits ends without a terminal event and comes back with the next start (ORCH-3203).
+Only this module knows which implementation stands behind a port and which adapters exist; beside
+it `reconfiguration` and `pool_health` alone reach the pool host. Order of a start: own the state
+directory, replay the journal, preload pools, listen. Order of a stop: no new work, running tasks
+finish until `server.shutdown_ms`, what still waits ends without a terminal event and comes back
+with the next start (ORCH-3203).
 
 Above 400 lines because the order of a start and that of a stop mirror each other, and are read and
 changed as one.
@@ -32,11 +33,9 @@ import uvloop
 
 import orchcontrol_v1
 from orch_config import Config
-from orchestrator_core.determinism import determinism_key
 from orchestrator_core.errors import Code, Reason, Refusal
 from orchestrator_core.events import PoolDraining
 from orchestrator_core.scheduler import Scheduler
-from orchestrator_core.task import Determinism, Workload
 from orchestratord.api.config_orders import ConfigOrders
 from orchestratord.api.control_plane import ControlApp, ControlPlane
 from orchestratord.api.data_plane import DataPlane
@@ -51,23 +50,23 @@ from orchestratord.infra.local_coordinator import LocalCoordinator
 from orchestratord.infra.logging import LineBuffer, configure_logging
 from orchestratord.infra.sqlite_journal import SqliteJournal
 from orchestratord.installation import InstalledAdapters, this_host
+from orchestratord.pool_health import PoolHealthView
 from orchestratord.ports.coordinator import Coordinator, Lease
 from orchestratord.ports.journal import Journal
 from orchestratord.reconfiguration import Reconfiguration
 from orchestratord.services.admission import AdmissionService
 from orchestratord.services.breakers import BreakerService
 from orchestratord.services.cancellation import CancellationService
-from orchestratord.services.determinism import DeterminismService
+from orchestratord.services.determinism import DeterminismService, determinism_record
 from orchestratord.services.devices import DeviceService
 from orchestratord.services.dispatch import Dispatcher
 from orchestratord.services.drains import DrainService
 from orchestratord.services.explanations import ExplanationService
-from orchestratord.services.jobs import Job, JobTable
+from orchestratord.services.jobs import JobTable
 from orchestratord.services.kv_pressure import PERIOD_S as KV_PERIOD_S
 from orchestratord.services.kv_pressure import KvPressure
 from orchestratord.services.overview import OverviewService
-from orchestratord.services.pool_managers import PoolManagerService, ReportedReplica
-from orchestratord.services.records import DeterminismRecord
+from orchestratord.services.pool_managers import PoolManagerService
 from orchestratord.services.recovery import RecoveryService
 from orchestratord.services.replicas import ReplicaDirectory
 from orchestratord.services.rollouts import RolloutService
@@ -93,9 +92,7 @@ from orchestratord.settings import (
 )
 from pool_managerd.gpu_watch import GpuWatch
 from pool_managerd.model_store_errors import ModelStoreError
-from pool_managerd.observer import Cause
 from pool_managerd.pool_host import PoolHost
-from pool_managerd.replica import ReplicaView
 from worker_adapters.adapter_api.types import EngineAdapter
 
 log = structlog.get_logger("orchestratord.app")
@@ -141,7 +138,7 @@ class Orchestrator:
             self.scheduling, self.telemetry, {p.id: pool_traits(config, p) for p in config.pools}
         )
         self.termination = TerminationService(
-            self.jobs, journal, self.telemetry, wall_clock_ms, _determinism_record
+            self.jobs, journal, self.telemetry, wall_clock_ms, determinism_record
         )
         self.dispatcher = Dispatcher(
             self.scheduling,
@@ -209,10 +206,18 @@ class Orchestrator:
         )
         self.managers = PoolManagerService(self.replicas, self.pool_host, self.drains)
         self.devices = DeviceService(self.pool_host.gpus, self.replicas, self.telemetry.metrics)
+        self.health = PoolHealthView(
+            self.pool_host,
+            self.replicas,
+            self.drains,
+            self.rollouts,
+            self.dispatcher,
+            self.managers,
+        )
         self.overview = OverviewService(
             self.scheduling,
             self.replicas,
-            self,
+            self.health,
             self.pool_figures,
             self.slo.snapshot,
             orchcontrol_v1.VERSION,
@@ -264,61 +269,15 @@ class Orchestrator:
     def pool_figures(self, pool_id: str) -> dict[str, float]:
         return self.overview.pool_snapshot(pool_id)
 
-    def pool_health(self, pool_id: str) -> dict[str, Any]:
-        """The pool host's view in the words of the contract (`PoolHealthSource`)."""
-        host_id = self.replicas.host_of(pool_id)
-        view = self.pool_host.health(
-            host_id, lambda name: self.replicas.home(host_id, name) == pool_id
-        )
-        draining = self.drains.is_draining(pool_id)
-        health: dict[str, Any] = {
-            "live": view.live,
-            "ready": view.ready and not draining,
-            "draining": view.draining or draining,
-            "state": "Draining" if view.ready and draining else view.state,
-            "model_ref": self.replicas.pools[pool_id].model,
-        }
-        if (reload := self.rollouts.status(pool_id)) is not None:
-            health["reload"] = reload
-        if view.last_error is not None:
-            health["last_error"] = _last_error(view.last_error)
-        own = {replica.id: self._replica_health(pool_id, replica) for replica in view.replicas}
-        for name, report in self.managers.reported(pool_id).items():
-            own[name] = _as_reported(own.get(name), name, report)
-        health["replicas"] = [own[name] for name in sorted(own)]
-        return health
-
-    def _replica_health(self, pool_id: str, view: ReplicaView) -> dict[str, Any]:
-        """`ReplicaHealth` of the contract."""
-        take_overs = self.dispatcher.take_overs.of(pool_id, view.id)
-        health: dict[str, Any] = {
-            "id": view.id,
-            "state": str(view.state),
-            "cordoned": self.replicas.is_cordoned(pool_id, view.id),
-            "model_ref": self.replicas.model_of(self.replicas.host_of(pool_id), view.id),
-            "restarts": view.restarts,
-            "failovers": take_overs.failovers,
-            "mismatches": take_overs.mismatches,
-        }
-        if view.properties is not None:
-            health["model_digest"] = view.properties.model_digest
-            health["engine_version"] = view.properties.engine_version
-        if view.last_error is not None:
-            health["last_error"] = _last_error(view.last_error)
-        return health
-
-    def replica_state(self, pool_id: str, replica_id: str) -> str:
-        host_id = self.replicas.host_of(pool_id)
-        states = {r.id: r.state for r in self.pool_host.health(host_id).replicas}
-        return str(states.get(replica_id, "Unloaded"))
-
     def ready(self) -> tuple[bool, str]:
         """Whether some pool takes work and promises can be kept; else what is missing."""
         if self.journal.failing:
             return False, "the journal cannot be written"
         if any(True for _ in self.replicas.ready()):
             return True, ""
-        states = ", ".join(f"{p}: {self.pool_health(p)['state']}" for p in self.replicas.pools)
+        states = ", ".join(
+            f"{p}: {self.health.pool_health(p)['state']}" for p in self.replicas.pools
+        )
         return False, f"no pool is Ready ({states})"
 
     def look_at_objectives(self) -> None:
@@ -405,56 +364,6 @@ class Orchestrator:
             await asyncio.wait_for(self.dispatcher.idle.wait(), deadline_s)
         self.dispatcher.abandon()
         self.hub.close_all(waiting_only=False)
-
-
-def _as_reported(
-    known: dict[str, Any] | None, name: str, report: ReportedReplica
-) -> dict[str, Any]:
-    """`ReplicaHealth` of a manager's replica: what only the manager knows of its engine, beside
-    what is `known` here of one that is in service."""
-    health = known or {"id": name, "state": report.state, "cordoned": False}
-    health["restarts"] = report.restarts
-    if report.last_error is not None and "last_error" not in health:
-        health["last_error"] = dict(report.last_error)
-    return health
-
-
-def _last_error(cause: Cause) -> dict[str, Any]:
-    """`LastError` of the contract."""
-    return {"code": str(cause.code), "message": cause.message, "at_ms": cause.at_ms}
-
-
-def _determinism_record(job: Job, sha256: str) -> DeterminismRecord | None:
-    """What proves a strict completion later (ORCH-3206); None for anything else."""
-    payload, task = job.payload, job.task
-    strict = task.determinism is Determinism.STRICT and task.workload is Workload.COMPLETION
-    if payload is None or not strict:
-        return None
-    sampling = payload.sampling
-    key = determinism_key(
-        prompt=payload.prompt,
-        params={
-            "max_tokens": task.max_tokens,
-            "temperature": sampling.temperature,
-            "top_p": sampling.top_p,
-            "top_k": sampling.top_k,
-            "min_p": sampling.min_p,
-            "repeat_penalty": sampling.repeat_penalty,
-            "stop": sampling.stop,
-        },
-        seed=payload.seed,
-        sampler_profile=task.sampler_profile_version or "",
-        engine_version=job.engine_version,
-        model_digest=job.model_digest,
-    )
-    return DeterminismRecord(
-        key=key,
-        seed=payload.seed,
-        sampler_profile_version=task.sampler_profile_version or "",
-        engine_version=job.engine_version,
-        model_digest=job.model_digest,
-        sha256=sha256,
-    )
 
 
 async def _run(

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 
 import msgspec
 
+from orchestrator_core.determinism import determinism_key
+from orchestrator_core.task import Determinism, Workload
 from orchestratord.ports.journal import Journal
 from orchestratord.services import records
 from orchestratord.services.jobs import Job, Phase
@@ -57,6 +59,39 @@ class DeterminismService:
                 "only a strict completion that came to its end has one"
             )
         return Proof(ended.determinism, admitted, ended.tokens_out)
+
+
+def determinism_record(job: Job, sha256: str) -> records.DeterminismRecord | None:
+    """What proves a strict completion later (ORCH-3206); None for anything else."""
+    payload, task = job.payload, job.task
+    strict = task.determinism is Determinism.STRICT and task.workload is Workload.COMPLETION
+    if payload is None or not strict:
+        return None
+    sampling = payload.sampling
+    key = determinism_key(
+        prompt=payload.prompt,
+        params={
+            "max_tokens": task.max_tokens,
+            "temperature": sampling.temperature,
+            "top_p": sampling.top_p,
+            "top_k": sampling.top_k,
+            "min_p": sampling.min_p,
+            "repeat_penalty": sampling.repeat_penalty,
+            "stop": sampling.stop,
+        },
+        seed=payload.seed,
+        sampler_profile=task.sampler_profile_version or "",
+        engine_version=job.engine_version,
+        model_digest=job.model_digest,
+    )
+    return records.DeterminismRecord(
+        key=key,
+        seed=payload.seed,
+        sampler_profile_version=task.sampler_profile_version or "",
+        engine_version=job.engine_version,
+        model_digest=job.model_digest,
+        sha256=sha256,
+    )
 
 
 def _is_of(record: records.TaskAdmitted | records.TaskEnded, job: Job) -> bool:
