@@ -174,7 +174,8 @@ def test_every_stream_ends_byte_equal_to_the_undisturbed_run(chaos: Chaos) -> No
     assert {events[-1].name for events in chaos.disturbed} == {"end"}
 
 
-@pytest.mark.req("ORCH-3201", "ORCH-3202")
+@pytest.mark.req("ORCH-3201")
+@pytest.mark.req("ORCH-3202", partial="a crash of the service, and another node")
 def test_no_token_comes_twice_or_out_of_order(chaos: Chaos) -> None:
     for events in chaos.disturbed:
         kept = numbered(events)
