@@ -521,3 +521,10 @@ def test_a_file_that_is_not_utf8_is_a_problem_with_its_line(tmp_path: Path) -> N
         load_config(path, environ={})
 
     assert caught.value.problems[0].line == 2
+
+
+def test_a_pool_whose_engines_come_from_managers_needs_none_of_its_own() -> None:
+    loaded = accept(KEYS + POOL[: POOL.index("    replicas")] + "    managed: true\n")
+
+    assert loaded.config.pools[0].managed
+    assert loaded.config.pools[0].replicas == ()

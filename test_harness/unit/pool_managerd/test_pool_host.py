@@ -152,3 +152,32 @@ def test_pools_that_need_not_preload_wait_for_those_that_do(tmp_path: Path) -> N
 def test_an_unknown_pool_has_no_health(tmp_path: Path) -> None:
     with pytest.raises(KeyError):
         host_of([], tmp_path).health("p")
+
+
+def test_an_added_replica_serves_and_other_settings_of_the_pool_leave_it_alone(
+    tmp_path: Path,
+) -> None:
+    url, settled = "http://127.0.0.1:9001", "http://127.0.0.1:9002"
+    pool = PoolSettings("p", "llamacpp", "m", external=(ExternalReplica("r0", settled),))
+    adapter = ScriptedAdapter({url: ScriptedEngine(), settled: ScriptedEngine()})
+    host = host_of([pool], tmp_path, adapter=adapter)
+
+    async def scenario() -> tuple[PoolHealthView, tuple[str, ...]]:
+        await host.start()
+        host.add_external("p", "m0.e0", url, None, [("zone", "a")])
+        with pytest.raises(ValueError, match="exists already"):
+            host.add_external("p", "m0.e0", url, None, [])
+        await asyncio.sleep(1)
+        changed = host.changed_external(PoolSettings("p", "llamacpp", "m"))
+        health = host.health("p")
+        await host.stop(1.0)
+        return health, changed
+
+    health, changed = run_virtual(scenario())
+
+    assert [(each.id, str(each.state)) for each in health.replicas] == [
+        ("r0", "Ready"),
+        ("m0.e0", "Ready"),
+    ]
+    assert health.replicas[1].labels == (("zone", "a"),)
+    assert changed == ("r0",)
