@@ -516,7 +516,7 @@ class LatencyQueueMs:
 
 
 class FailoversTotal:
-    """Workers lost under a running task: resumed, mismatch, exhausted or lost."""
+    """Workers lost under a running task: resumed, mismatch or lost; drained where a planned drain moved the task."""
 
     def __init__(self, metric: Counter) -> None:
         self._metric = metric
@@ -1080,7 +1080,7 @@ class OrchMetrics:
         self.failovers_total = FailoversTotal(
             Counter(
                 "failovers_total",
-                "Workers lost under a running task: resumed, mismatch, exhausted or lost.",
+                "Workers lost under a running task: resumed, mismatch or lost; drained where a planned drain moved the task.",
                 ("engine", "pool_id", "outcome"),
                 registry=registry,
             )
@@ -1501,7 +1501,7 @@ DEFINITIONS: tuple[Definition, ...] = (
         "counter",
         "failovers",
         ("engine", "pool_id", "outcome"),
-        "Workers lost under a running task: resumed, mismatch, exhausted or lost.",
+        "Workers lost under a running task: resumed, mismatch or lost; drained where a planned drain moved the task.",
         ("ORCH-3201",),
     ),
     Definition(

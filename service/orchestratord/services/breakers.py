@@ -79,10 +79,12 @@ class BreakerService:
         if policy is None:
             if breaker is not None:  # switched off by a reload
                 del self._breakers[pool_id]
+                self._causes.pop(pool_id, None)
                 self._scheduling.step(Shedding(pool_id, ()))
             return
         if breaker is None or breaker.policy != policy:
             breaker = self._breakers[pool_id] = CircuitBreaker(policy)
+            self._causes.pop(pool_id, None)
             self._scheduling.step(Shedding(pool_id, ()))
         before, now_ms = breaker.shed, int(self._monotonic() * 1000)
         changed = breaker.observe({of.priority for of in violated}, now_ms)
@@ -98,6 +100,8 @@ class BreakerService:
             for priority in breaker.shed
         ]
         self._scheduling.step(Shedding(pool_id, tuple(shed)))
+        if not shed:
+            self._causes.pop(pool_id, None)
         if changed:
             opened = len(breaker.shed) > len(before)
             (moved,) = set(breaker.shed) ^ set(before)

@@ -99,8 +99,7 @@ class Dispatcher:
         self._note_start(job, dispatch)
         if job.displaced:
             job.displaced = False
-            # Neither the wait nor the work that is done again counts against `timeouts.wall_ms`.
-            job.excused_s = self.monotonic() - job.first_dispatch_s
+            self._excuse(job)
         if job.preempted:
             self._resume(job)
         elif job.failovers:
@@ -169,10 +168,13 @@ class Dispatcher:
 
     def _resume(self, job: Job) -> None:
         job.preempted = False
-        # Neither the wait nor the work that is done again counts against `timeouts.wall_ms`.
-        job.excused_s = self.monotonic() - job.first_dispatch_s
+        self._excuse(job)
         self.telemetry.resumed(job)
         self._tell(job)
+
+    def _excuse(self, job: Job) -> None:
+        """Neither the wait nor the work done again counts against `timeouts.wall_ms`."""
+        job.excused_s = self.monotonic() - job.first_dispatch_s
 
     def moved(self, job: Job, pool_id: str) -> None:
         """The core gave a task that does not run to another pool."""
@@ -228,7 +230,8 @@ class Dispatcher:
                 self.worker_lost(attempt, error, drained=True)
 
     def worker_lost(self, attempt: Attempt, error: EngineError, *, drained: bool = False) -> None:
-        """Resume elsewhere where that keeps every promise, else end with WORKER_RESET."""
+        """Resume elsewhere where that keeps every promise, else end with WORKER_RESET. A task that
+        a drain moves has lost nothing: it is no failover that anybody recovers from."""
         job = attempt.job
         if self._release(job) is None:
             return
@@ -237,9 +240,10 @@ class Dispatcher:
         job.drains += drained
         broken = job.attempts - job.preemptions - job.drains
         resume = (strict or not job.log.tokens) and broken < MAX_ATTEMPTS
-        self.telemetry.failover(job, "resumed" if resume else "lost")
-        log.warning(
-            "task.worker_lost",
+        planned = drained and resume
+        self.telemetry.failover(job, "drained" if planned else "resumed" if resume else "lost")
+        (log.info if planned else log.warning)(
+            "task.drained" if planned else "task.worker_lost",
             **self.telemetry.log_fields(job),
             attempt=job.attempts,
             resume=resume,
@@ -251,7 +255,8 @@ class Dispatcher:
             job.failovers += 1
             at_ms = self.scheduling.clock_ms()
             job.note(decision_log.worker_lost(at_ms, job, error.message, drained=drained))
-            job.lost_s = job.lost_s or self.monotonic()
+            if not planned:
+                job.lost_s = job.lost_s or self.monotonic()
             job.kv_warm = False
             job.phase = Phase.WAITING
             self._tell(job)

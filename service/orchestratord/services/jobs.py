@@ -94,7 +94,7 @@ class Job:
     first_token_s: float = 0.0
     ended_ms: int = 0
     attempts: int = 0
-    failovers: int = 0
+    failovers: int = 0  # that it changed its replica, be it for a loss or a drain
     # On the monotonic clock: when its worker was lost; 0 as soon as its stream goes on.
     lost_s: float = 0.0
     # Interrupted for a more urgent task and not running yet again; how often that happened; and

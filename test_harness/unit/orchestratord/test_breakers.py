@@ -100,6 +100,8 @@ def test_a_slow_engine_costs_batch_work_its_admission_until_it_is_fast_again() -
         assert not isinstance(again, Refusal)
         # The last slow one comes after 2 s, 2.5 s are recent, a look a second; then 10 s of calm.
         assert 10 <= closed_s <= 2 + 2.5 + 1 + 10
+        # What it was opened for is no cause of the next time.
+        assert world.life.breakers._causes == {}
 
     logs = run_world(scenario, SETUP)
 

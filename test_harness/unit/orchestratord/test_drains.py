@@ -85,6 +85,32 @@ class TestDrain:
 
         run_world(scenario, TWO)
 
+    def test_a_task_that_it_moves_was_planned_to_and_counts_as_no_lost_worker(self) -> None:
+        of = {"engine": "llamacpp", "pool_id": POOL}
+
+        async def scenario(world: ServiceWorld) -> None:
+            client = await running(world, draft(1, max_tokens=20))
+            (job,) = world.life.jobs.live()
+            first = job.replica_id
+
+            world.life.drains.drain(POOL, 50, first)
+            await world.advance(2.0)
+
+            outcomes = ("drained", "resumed", "lost", "mismatch")
+            counts = [world.metric("failovers_total", **of, outcome=o) for o in outcomes]
+            assert counts == [1, 0, 0, 0]
+            assert world.metric("failover_recovery_ms_count", **of) == 0
+            take_overs = world.life.dispatcher.take_overs
+            assert [take_overs.of(POOL, name).failovers for name in ("r0", "r1")] == [0, 0]
+            assert job.replica_id != first
+            assert client.metrics[-1].data["failovers"] == 1  # it changed its replica
+
+        logs = run_world(scenario, TWO)
+
+        (moved,) = [line for line in logs if line["event"] == "task.drained"]
+        assert moved["log_level"] == "info"
+        assert not [line for line in logs if line["event"] == "task.worker_lost"]
+
     def test_without_another_replica_it_ends_retriable_and_says_why(self) -> None:
         async def scenario(world: ServiceWorld) -> None:
             strict = await running(world, draft(1, max_tokens=50))
