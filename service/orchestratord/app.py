@@ -326,13 +326,17 @@ class Orchestrator:
 
     def render_metrics(self) -> bytes:
         """All metrics, gauges brought up to date first."""
-        for pool_id in self.replicas.pools:
-            self.telemetry.pool_gauges(
-                self.replicas.pools[pool_id].spec,
-                self.scheduling.scheduler,
-                list(self.replicas.ready(pool_id)),
-                [a.job for a in self.dispatcher.running if a.job.pool_id == pool_id],
-            )
+        self.telemetry.pool_gauges(
+            self.scheduling.scheduler,
+            (
+                (
+                    traits.spec,
+                    list(self.replicas.ready(pool_id)),
+                    [a.job for a in self.dispatcher.running if a.job.pool_id == pool_id],
+                )
+                for pool_id, traits in self.replicas.pools.items()
+            ),
+        )
         self.telemetry.slo_gauges(
             (traits.spec, self.slo.measures([pool_id]), self.breakers.shed(pool_id))
             for pool_id, traits in self.replicas.pools.items()

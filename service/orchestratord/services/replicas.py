@@ -419,4 +419,4 @@ class ReplicaDirectory:
         del self.pools[pool_id]
         self._index_models()
         self._cordoned = {key for key in self._cordoned if key[0] != pool_id}
-        self._telemetry.pool_removed()
+        self._telemetry.pool_removed(pool_id)

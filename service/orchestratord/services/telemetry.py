@@ -3,6 +3,9 @@
 On the token path only `TokenCounter`: one bound counter increment per read. Everything else is per
 task. Names, labels and budgets are the metrics contract's; the fields of a task's log line are
 those of ORCH-3027. Requirements: ORCH-3028, ORCH-3029, OC-CTRL-2050, OC-CTRL-2051, OC-CORE-1040.
+
+Above 400 lines because it is the one place where metrics get their values: most of it is one short
+method an event, which share the registry and what is known of each pool.
 """
 
 from __future__ import annotations
@@ -36,6 +39,8 @@ _METERED_STATES = ("Preloading", "SelfTest", "Ready", "Draining", "Unready", "Ba
 log = structlog.get_logger("orchestratord.tasks")
 
 TokenCounter = Callable[[int], None]
+
+_NO_WEIGHTS: dict[Priority, int] = {}
 
 
 class _ReplicaMeters:
@@ -88,6 +93,8 @@ class _PoolMeters:
 
 class Telemetry:
     def __init__(self) -> None:
+        # Bound once: structlog's proxy looks its logger up anew for every line.
+        self._info = log.bind().info
         self.registry = CollectorRegistry()
         self.metrics = OrchMetrics(self.registry)
         self._tallies = Tallies()
@@ -95,8 +102,8 @@ class Telemetry:
         self._deadlines: dict[Priority, tuple[int, int]] = dict.fromkeys(Priority, (0, 0))
         self._pool_meters: dict[tuple[str, str, Priority], _PoolMeters] = {}
         self._pool_fields: dict[str, dict[str, Any]] = {}
-        self._weights: dict[tuple[str, Priority], int] = {}
-        self._tenant_weights: dict[tuple[str, str], int] = {}
+        self._weights: dict[str, dict[Priority, int]] = {}
+        self._tenant_weights: dict[str, dict[str, int]] = {}
         self._shares: dict[Flow, Gauge] = {}
         self._http: dict[tuple[str, int], TokenCounter] = {}
         self.journal_bytes: Callable[[], int] = lambda: 0
@@ -105,11 +112,10 @@ class Telemetry:
 
     def decided(self, job: Job, decision: Decision) -> None:
         """One line a decision, with what it was taken from (ORCH-3027)."""
-        log.info(
-            f"task.{decision.kind}",
-            **(self.log_fields(job) | decision.values()),
-            reason=decision.reason,
-        )
+        fields = self.log_fields(job)
+        fields.update(decision.values())
+        fields["reason"] = decision.reason
+        self._info(f"task.{decision.kind}", **fields)
 
     def admitted(self, job: Job, decision: Admitted) -> None:
         self._of_pool(job).enqueued(1)
@@ -198,14 +204,12 @@ class Telemetry:
         if outcome != "canceled":
             met, all_ended = self._deadlines[task.priority]
             self._deadlines[task.priority] = (met + on_time, all_ended + 1)
-        log.info(
-            "task.ended",
-            **self.log_fields(job),
-            **decision.values(),
-            on_time_probability=1.0 if on_time else 0.0,  # it is known by now
-            decision=decision.kind,
-            reason=decision.reason,
-        )
+        fields = self.log_fields(job)
+        fields.update(decision.values())
+        fields["on_time_probability"] = 1.0 if on_time else 0.0  # it is known by now
+        fields["decision"] = decision.kind
+        fields["reason"] = decision.reason
+        self._info("task.ended", **fields)
 
     def failover(self, job: Job, outcome: str) -> None:
         """`resumed` elsewhere, `lost` with WORKER_RESET, or a `mismatch` of bytes."""
@@ -242,7 +246,7 @@ class Telemetry:
             "engine_version": job.engine_version,
             "sampler_profile_version": task.sampler_profile_version,
             "priority": task.priority.value,
-            "weight": self._weights.get((job.pool_id, task.priority)),
+            "weight": self._weights.get(job.pool_id, _NO_WEIGHTS).get(task.priority),
             "preempted": job.preemptions > 0 or job.made_way,
             "deadline_ms": task.deadline_at_ms - task.arrived_ms,
             "kv_warmth": job.kv_warm,
@@ -252,33 +256,25 @@ class Telemetry:
     # --- replicas and pools ------------------------------------------------------------------
 
     def pool_added(self, spec: PoolSpec, fields: dict[str, Any]) -> None:
-        """What every log line of the pool's tasks carries: quant, ctx, tensor_split, weight."""
+        """What every log line of the pool's tasks carries: quant, ctx, tensor_split, weight; in
+        place of what was said of it before."""
         self._pool_fields[spec.id] = fields
-        for policy in spec.priorities:
-            self._weights[spec.id, policy.name] = policy.weight
-        for tenant in spec.tenants:
-            self._tenant_weights[spec.id, tenant.id] = tenant.weight
+        self._weights[spec.id] = {policy.name: policy.weight for policy in spec.priorities}
+        self._tenant_weights[spec.id] = {tenant.id: tenant.weight for tenant in spec.tenants}
 
     def weights(self, pool_id: str, priority: Priority, tenant: str) -> tuple[int | None, int]:
         """Of the class in the pool, where it has been told of it, and of the tenant (default 1)."""
-        weight = self._weights.get((pool_id, priority))
-        return weight, self._tenant_weights.get((pool_id, tenant), 1)
+        weight = self._weights.get(pool_id, _NO_WEIGHTS).get(priority)
+        return weight, self._tenant_weights.get(pool_id, {}).get(tenant, 1)
 
     def pool_like(self, spec: PoolSpec, other_id: str) -> None:
         """Another pool, with the fields of a known one."""
         self.pool_added(spec, self._pool_fields.get(other_id, {}))
 
-    def pool_removed(self) -> None:
-        """A pool's figures are unknown now; those of the others are set again when somebody asks.
-        What was counted stays."""
-        metrics = self.metrics
-        for gauge in (
-            metrics.queue_depth,
-            metrics.tasks_running,
-            metrics.slots,
-            metrics.slots_busy,
-        ):
-            gauge.clear()
+    def pool_removed(self, pool_id: str) -> None:
+        """Nothing said of the pool holds any more; what was counted stays."""
+        for known in (self._pool_fields, self._weights, self._tenant_weights):
+            known.pop(pool_id, None)
 
     def replica_ready(self, replica: Replica) -> None:
         self._of(replica)
@@ -352,12 +348,26 @@ class Telemetry:
 
     def pool_gauges(
         self,
-        spec: PoolSpec,
         scheduler: Scheduler,
+        pools: Iterable[tuple[PoolSpec, Sequence[Replica], Sequence[Job]]],
+    ) -> None:
+        """Depth, slots and running jobs of all pools there are, read when somebody scrapes; of
+        pools and replicas that are gone nothing is exposed."""
+        metrics = self.metrics
+        metrics.queue_depth.clear()
+        metrics.tasks_running.clear()
+        metrics.slots.clear()
+        metrics.slots_busy.clear()
+        for spec, replicas, jobs in pools:
+            self._pool_gauges(scheduler, spec, replicas, jobs)
+
+    def _pool_gauges(
+        self,
+        scheduler: Scheduler,
+        spec: PoolSpec,
         replicas: Sequence[Replica],
         jobs: Sequence[Job],
     ) -> None:
-        """Depth, slots and running `jobs` of one pool, read when somebody scrapes."""
         version = replicas[0].properties.engine_version if replicas else ""
         where = {"engine": spec.engine, "engine_version": version, "pool_id": spec.id}
         for priority in Priority:

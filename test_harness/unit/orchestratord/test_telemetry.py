@@ -4,11 +4,15 @@ from typing import Any
 
 import pytest
 
+from harness_kit.core_builders import make_pool
 from harness_kit.service_clients import draft
 from harness_kit.service_world import POOL, ServiceWorld, Setup, run_world
-from orchestrator_core.errors import Code
+from orchestrator_core.errors import Code, Reason, Refusal
+from orchestrator_core.pool import TenantPolicy
 from orchestrator_core.task import Priority
+from orchestratord.services import decision_log
 from orchestratord.services.tallies import MAX_OBSERVATIONS, Sample, Tally
+from orchestratord.services.telemetry import Telemetry
 from worker_adapters.mock.script import Misbehaviour, MockFault, MockScript
 
 SLOW = MockScript(slots_total=1, token_delay_ms=100)
@@ -18,6 +22,24 @@ REPLICA_LABELS = {**POOL_LABELS, "replica_id": "r0"}
 # What nobody knows before a replica was chosen is empty.
 QUEUED_LABELS = {**POOL_LABELS, "engine_version": "", "replica_id": ""}
 OUTCOME_LABELS = {"engine": "llamacpp", "pool_id": POOL}
+
+
+def scrape(world: ServiceWorld) -> None:
+    """Set what is read when somebody asks for the metrics of the only pool."""
+    life = world.life
+    running = [attempt.job for attempt in life.dispatcher.running]
+    of_pool = (life.replicas.pools[POOL].spec, list(life.replicas.ready(POOL)), running)
+    life.telemetry.pool_gauges(life.scheduling.scheduler, [of_pool])
+
+
+def exposed(world: ServiceWorld, name: str) -> set[tuple[str, float]]:
+    """Replicas with a value of this gauge."""
+    return {
+        (sample.labels["replica_id"], sample.value)
+        for family in world.life.telemetry.registry.collect()
+        if family.name == name
+        for sample in family.samples
+    }
 
 
 class TestCounters:
@@ -112,14 +134,8 @@ class TestGauges:
         async def scenario(world: ServiceWorld) -> None:
             for number, priority in enumerate([Priority.INTERACTIVE, *Priority, Priority.BATCH]):
                 await world.admit(draft(number, priority=priority))
-            life = world.life
 
-            life.telemetry.pool_gauges(
-                life.replicas.pools[POOL].spec,
-                life.scheduling.scheduler,
-                list(life.replicas.ready(POOL)),
-                [attempt.job for attempt in life.dispatcher.running],
-            )
+            scrape(world)
 
             depth = {p: world.metric("queue_depth", **POOL_LABELS, priority=p) for p in Priority}
             assert depth == {Priority.INTERACTIVE: 1, Priority.BATCH: 2}
@@ -143,6 +159,21 @@ class TestGauges:
             world.revive("r0")
             await world.advance(0.6)
             assert world.metric("replica_ready", **REPLICA_LABELS) == 1
+
+        run_world(scenario, ONE_SLOT)
+
+    @pytest.mark.req("ORCH-3028", partial="GPU and VRAM use, SLO attainment")
+    def test_a_lost_replica_has_no_slots_any_more(self) -> None:
+        async def scenario(world: ServiceWorld) -> None:
+            await world.admit(draft(1))
+            scrape(world)
+            assert exposed(world, "slots") == exposed(world, "slots_busy") == {("r0", 1.0)}
+
+            world.kill("r0")
+            await world.settle()
+            scrape(world)
+
+            assert exposed(world, "slots") == exposed(world, "slots_busy") == set()
 
         run_world(scenario, ONE_SLOT)
 
@@ -230,6 +261,46 @@ class TestLogLines:
         assert line["queue_position"] == 0
         assert line["predicted_start_ms"] > 0
         assert 0 <= line["on_time_probability"] <= 1
+
+
+class TestPools:
+    def test_what_is_said_of_a_pool_again_is_all_that_holds(self) -> None:
+        telemetry = Telemetry()
+        heavy = make_pool(tenants=(TenantPolicy("acme", weight=5), TenantPolicy("bolt", weight=3)))
+        telemetry.pool_added(heavy, {"ctx": 1})
+
+        telemetry.pool_added(make_pool(tenants=(TenantPolicy("bolt", weight=2),)), {"ctx": 2})
+
+        weights = [telemetry.weights("p", Priority.BATCH, name)[1] for name in ("acme", "bolt")]
+        assert weights == [1, 2]
+
+    def test_of_a_removed_pool_nothing_is_known(self) -> None:
+        telemetry = Telemetry()
+        for pool_id in ("p", "q"):
+            spec = make_pool(id=pool_id, tenants=(TenantPolicy("acme", weight=5),))
+            telemetry.pool_added(spec, {})
+
+        telemetry.pool_removed("p")
+
+        assert telemetry.weights("p", Priority.BATCH, "acme") == (None, 1)
+        assert telemetry.weights("q", Priority.BATCH, "acme") == (1, 5)
+
+
+@pytest.mark.req("ORCH-3027", partial="all other lines")
+def test_a_figure_with_the_name_of_a_field_of_the_line_takes_its_place() -> None:
+    async def scenario(world: ServiceWorld) -> None:
+        world.life.telemetry.pool_added(world.setup.pool, {"ctx": 8192})
+        await world.admit(draft(1))
+        (job,) = world.life.jobs.live()
+        figures = (("deadline_ms", 7.0), ("ctx", 9.0))
+        refusal = Refusal(Code.ADMISSION_REJECT, Reason.DEADLINE, "late", figures=figures)
+
+        world.life.telemetry.ended(job, decision_log.ended(job, "expired", "deadline", refusal))
+
+    logs = run_world(scenario, ONE_SLOT)
+
+    line = next(line for line in logs if line["event"] == "task.ended")
+    assert (line["deadline_ms"], line["ctx"], line["reason"]) == (7.0, 9.0, "deadline")
 
 
 class _Child:
