@@ -67,7 +67,7 @@ def _preview(
     plan: LaunchPlan | None = None
     try:
         pool, launch = show_models(pool, launch, models)
-        plan = check.preview(pool, launch, (pool.id, replica_id))
+        plan = check.preview(pool, launch)
         words = engine_words(pool, launch, replica_id, 0, plan, verify=False)
         environment = engine_environment(
             pool, launch, "", {}, profile_environment(pool, launch, plan)

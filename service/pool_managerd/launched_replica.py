@@ -14,8 +14,8 @@ import os
 import re
 import socket
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
-from dataclasses import replace
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass, replace
 
 import structlog
 
@@ -37,7 +37,7 @@ from pool_managerd.model_files import ModelUnavailable
 from pool_managerd.model_store import ModelStore, ModelUse
 from pool_managerd.model_use import use_models
 from pool_managerd.observer import DEVICE_FAULTS, Cause, CauseCode, DeviceFault
-from pool_managerd.preload_check import DoesNotFit, LaunchPlan, PreloadCheck
+from pool_managerd.preload_check import DoesNotFit, LaunchPlan, MemoryHold, PreloadCheck
 from pool_managerd.replica import Replica
 from pool_managerd.restart_breaker import RestartBreaker
 from pool_managerd.self_test import SelfTestFailed, self_test
@@ -70,6 +70,19 @@ Spawn = Callable[
 ]
 
 
+@dataclass(frozen=True, slots=True)
+class _Prepared:
+    """What one life of an engine is started by. It owns what it holds: one that nobody takes,
+    because its start was called off meanwhile, lets go of it."""
+
+    command: list[str]
+    environment: dict[str, str]
+    pool: PoolSettings  # as this engine serves it
+    plan: LaunchPlan
+    memory: MemoryHold
+    uses: tuple[ModelUse, ...]
+
+
 class LaunchedSupervisor:
     """The `run` of one launched replica."""
 
@@ -100,9 +113,8 @@ class LaunchedSupervisor:
         self._backoff = backoff
         self._preload = preload
         self._models = models
-        self._uses: tuple[ModelUse, ...] = ()  # models that this life's engine has loaded
         self._spawn = spawn
-        self._plan: LaunchPlan | None = None  # what this life's engine was started by
+        self._start: _Prepared | None = None  # what this life's engine was started by
         restarts = pool.restarts
         self._breaker = RestartBreaker(
             restarts.max_failures, restarts.window_s, restarts.broken_s, HEALTHY_RESET_S
@@ -136,10 +148,9 @@ class LaunchedSupervisor:
                 _log.exception("replica.supervision_failed", replica_id=self.replica.id)
                 cause = self.replica.cause(CauseCode.INTERNAL, repr(error))
             self.replica.fail(cause)
-            if cause.code is CauseCode.VRAM_OOM and self._plan is not None:
-                self._preload.exhausted(self.replica.pool_id, self._plan.estimate)
+            if cause.code is CauseCode.VRAM_OOM and self._start is not None:
+                self._preload.exhausted(self.replica.pool_id, self._start.plan.estimate)
             await self._end_engine(KILL_GRACE_S)
-            self._preload.release((self.replica.pool_id, self.replica.id))
             since_s = self._ready_since_s
             healthy_s = 0.0 if since_s is None else loop.time() - since_s
             lost_port = (
@@ -191,10 +202,10 @@ class LaunchedSupervisor:
         replica = self.replica
         port = free_port()
         try:
-            # Finding the model may read all of it, to verify it.
-            command, environment, pool, self._uses = await asyncio.to_thread(self._prepare, port)
+            # Finding the model may read all of it, to verify it. A stop does not wait for that.
+            self._start = start = await asyncio.to_thread(self._prepare, port)
             engine = self._spawn(
-                command, environment, self._marker, self._output, self._engine_exited
+                start.command, start.environment, self._marker, self._output, self._engine_exited
             )
         except DoesNotFit as error:
             return replica.cause(CauseCode.MEMORY, str(error))
@@ -208,27 +219,32 @@ class LaunchedSupervisor:
         replica.url = f"http://{self._pool.host}:{port}"
         self._ledger.add(replica.pool_id, replica.id, engine.pid)
         self._client = self._adapter.connect(replica.url)
-        probe = EngineProbe(pool, replica.url, self._client, self._clock)
-        return await self._watch(engine, self._client, probe)
+        probe = EngineProbe(start.pool, replica.url, self._client, self._clock)
+        return await self._watch(engine, self._client, probe, start)
 
-    def _prepare(
-        self, port: int
-    ) -> tuple[list[str], dict[str, str], PoolSettings, tuple[ModelUse, ...]]:
-        """Command, environment, the pool as this engine serves it, with as much context as there
-        is memory for, and its models in the store. In a thread; holds the engine's memory."""
-        replica = self.replica
-        self._plan = None
-        pool, launch, uses = use_models(self._pool, self._launch, self._models)
-        self._plan = plan = self._preload.admit(pool, launch, (replica.pool_id, replica.id))
-        command = engine_command(
-            pool, launch, replica.id, port, plan, second_port=free_port(), cpus=self.cpus
-        )
-        profiled = profile_environment(pool, launch, plan)
-        environment = engine_environment(pool, launch, self._marker, os.environ, profiled)
-        return command, environment, replace(pool, ctx=plan.ctx), uses
+    def _prepare(self, port: int) -> _Prepared:
+        """In a thread, and to its end though nobody waits for it any more: what it holds is held
+        by what it returns, and by nothing of this object."""
+        with ExitStack() as undo:
+            pool, launch, uses = use_models(self._pool, self._launch, self._models)
+            for use in uses:
+                undo.callback(use.release)
+            plan, memory = self._preload.admit(pool, launch)
+            undo.callback(memory.release)
+            command = engine_command(
+                pool, launch, self.replica.id, port, plan, second_port=free_port(), cpus=self.cpus
+            )
+            profiled = profile_environment(pool, launch, plan)
+            environment = engine_environment(pool, launch, self._marker, os.environ, profiled)
+            # With as much context as there is memory for.
+            prepared = _Prepared(
+                command, environment, replace(pool, ctx=plan.ctx), plan, memory, uses
+            )
+            undo.pop_all()
+            return prepared
 
     async def _watch(
-        self, engine: EngineProcess, client: EngineClient, probe: EngineProbe
+        self, engine: EngineProcess, client: EngineClient, probe: EngineProbe, start: _Prepared
     ) -> Cause:
         loop = asyncio.get_running_loop()
         replica = self.replica
@@ -259,9 +275,9 @@ class LaunchedSupervisor:
                         return failure
                     tested = True
                 self._ready_since_s = loop.time()
-                self._preload.release((replica.pool_id, replica.id))
+                start.memory.release()  # what it takes is taken
                 replica.ready(client, verdict)
-                self._used()
+                self._used(start)
                 continue
             if verdict.misfit:
                 return verdict.cause
@@ -337,9 +353,9 @@ class LaunchedSupervisor:
         words = last_words(output) if failure is None else failure.evidence
         return self.replica.cause(code, f"the engine (pid {engine.pid}) {engine.status}: {words}")
 
-    def _used(self) -> None:
+    def _used(self, start: _Prepared) -> None:
         """Its models are evicted after all that were used before."""
-        for use in self._uses:
+        for use in start.uses:
             if self._models is not None and use.file.sha256 is not None:
                 self._models.used(use.file.sha256)
 
@@ -347,9 +363,11 @@ class LaunchedSupervisor:
         try:
             await self._end_process(grace_s)
         finally:
-            for use in self._uses:
-                use.release()
-            self._uses = ()
+            start, self._start = self._start, None
+            if start is not None:
+                start.memory.release()
+                for use in start.uses:
+                    use.release()
 
     async def _end_process(self, grace_s: float) -> None:
         engine = self._engine

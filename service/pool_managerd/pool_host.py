@@ -117,7 +117,6 @@ class PoolHost:
         self._gpus = GpuWatch(0) if gpus is None else gpus
         self._gpus.owner_of = self._ledger.owner_of
         self._gpus.on_fault = self.device_fault
-        self._preload = PreloadCheck(self._gpus.latest, host_memory)
         self._factory = SupervisorFactory(
             adapters,
             cpu_carve_out=cpu_carve_out,
@@ -127,7 +126,7 @@ class PoolHost:
             has_gpu=has_gpu,
             marker=self._marker,
             ledger=self._ledger,
-            preload=self._preload,
+            preload=PreloadCheck(self._gpus.latest, host_memory),
             models=models,
         )
         self._seats: dict[str, dict[str, _Seat]] = {pool.id: {} for pool in pools}
@@ -436,7 +435,6 @@ class PoolHost:
                 if before is not None:
                     await before
                 await supervisor.stop(grace_s)
-                self._preload.release((seat.replica.pool_id, seat.replica.id))
 
             seat.ending = asyncio.create_task(end(), name=f"end of {seat.replica.id}")
         return asyncio.shield(seat.ending) if seat.ending is not None else _nothing()

@@ -2,17 +2,20 @@
 
 Between the supervisors of launched replicas and the estimate; asked once for each start, in a
 thread, because it reads model files. Invariants: engines that start together do not count the same
-free memory twice (what one was granted is held until it is Ready or gone); what is not known (no
-driver, a file that we cannot read) is not checked and is said; a GPU that is not in the mask is
-never counted. After an engine has run out of GPU memory its pool's estimate is higher by a tenth at
-least; where that leaves nothing that fits, the next start is tried by the plain estimate, because
-somebody else may have taken the memory. Requirements: ORCH-3003, ORCH-3011, ORCH-3012, ORCH-3020,
-ORCH-3039, ORCH-3052, OC-POOL-3002, OC-POOL-3021.
+free memory twice (what one was granted is held until it is Ready or gone); whoever waits for
+another start waits for arithmetic, never for a disk; what is not known (no driver, a file that we
+cannot read) is not checked and is said; a GPU that is not in the mask is never counted. After an
+engine has run out of GPU memory its pool's estimate is higher by a tenth at least; where that
+leaves nothing that fits, the next start is tried by the plain estimate, because somebody else may
+have taken the memory. Requirements: ORCH-3003, ORCH-3011, ORCH-3012, ORCH-3020, ORCH-3039,
+ORCH-3052, OC-POOL-3002, OC-POOL-3021.
 """
 
 from __future__ import annotations
 
+import itertools
 import threading
+import weakref
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -36,9 +39,6 @@ EXHAUSTED_BYTES_MIN = 256 * MIB
 GEOMETRIES_MAX = 256
 
 _log = structlog.get_logger(__name__)
-
-# A replica as (pool id, replica id).
-Owner = tuple[str, str]
 
 
 class DoesNotFit(Exception):
@@ -90,6 +90,27 @@ class LaunchPlan:
         return max(held, default=self.estimate.host.kv_bytes)
 
 
+class MemoryHold:
+    """While it is held, other starts find this memory taken. Released by `release`, from any
+    thread, at the latest with the object: a start that is called off drops it."""
+
+    def __init__(self, held: dict[int, MemoryEstimate], number: int) -> None:
+        # `pop` is one step of the interpreter: no lock, which the collector could meet taken.
+        self.release: Callable[[], object] = weakref.finalize(self, held.pop, number, None)
+
+
+@dataclass(frozen=True, slots=True)
+class _Question:
+    """A launch with all that was read for it; its answer is arithmetic."""
+
+    pool: PoolSettings
+    slots: int | None
+    estimated: EstimatedLaunch
+    wanted: Wanted
+    gpus: HostGpus
+    host: Room | None
+
+
 class PreloadCheck:
     """`gpus` is the last look at this host's GPUs; `host_memory` None: not known."""
 
@@ -100,56 +121,59 @@ class PreloadCheck:
     ) -> None:
         self._gpus = gpus
         self._host_memory = host_memory
-        # Plans are made in threads; what follows is theirs together.
+        # Starts are admitted in threads; the event loop takes this lock as well.
         self._lock = threading.Lock()
-        self._held: dict[Owner, MemoryEstimate] = {}
+        self._numbers = itertools.count()
+        self._held: dict[int, MemoryEstimate] = {}
         self._extra_bytes: dict[str, int] = {}
         self._geometries: dict[tuple[str, int], ModelGeometry] = {}
 
-    def admit(self, pool: PoolSettings, launch: LaunchSettings, owner: Owner) -> LaunchPlan:
-        """The plan of a start, whose memory is held for `owner` until `release`.
-
-        Raises `DoesNotFit`, and `LaunchRefused` for a mask or a split that this host cannot have.
-        """
-        with self._lock:
-            self._held.pop(owner, None)
-            extra_bytes = self._extra_bytes.get(pool.id, 0)
-            plan = self._plan(pool, launch, extra_bytes)
-            if isinstance(plan.result, Shortfall) and pool.memory.check:
-                self._extra_bytes.pop(pool.id, None)
-                raise DoesNotFit(str(plan.result))
-            if plan.estimate is not None:
-                self._held[owner] = plan.estimate
+    def admit(self, pool: PoolSettings, launch: LaunchSettings) -> tuple[LaunchPlan, MemoryHold]:
+        """The plan of a start, and what holds its memory. Reads model files: not for the event
+        loop. Raises `DoesNotFit`, and `LaunchRefused` for a mask or a split that this host cannot
+        have."""
+        number = next(self._numbers)
+        hold = MemoryHold(self._held, number)
+        question = self._question(pool, launch)
+        if isinstance(question, LaunchPlan):
+            plan = question
+        else:
+            with self._lock:
+                plan = self._answer(question, self._extra_bytes.get(pool.id, 0))
+                if isinstance(plan.result, Shortfall) and pool.memory.check:
+                    self._extra_bytes.pop(pool.id, None)
+                    raise DoesNotFit(str(plan.result))
+                assert plan.estimate is not None
+                self._held[number] = plan.estimate
         if plan.unchecked:
             _log.info("preload.unchecked", pool_id=pool.id, cause=plan.unchecked)
         if plan.reduced:
             _log.warning("preload.reduced", pool_id=pool.id, slots=plan.slots, ctx=plan.ctx)
-        return plan
+        return plan, hold
 
-    def preview(self, pool: PoolSettings, launch: LaunchSettings, owner: Owner) -> LaunchPlan:
-        """As `admit`, with a shortfall in the plan; only what fits is held, so that the next
+    def preview(self, pool: PoolSettings, launch: LaunchSettings) -> LaunchPlan:
+        """As `admit`, with a shortfall in the plan; what fits is held for good, so that the next
         preview finds it taken. Raises `LaunchRefused`."""
+        question = self._question(pool, launch)
+        if isinstance(question, LaunchPlan):
+            return question
         with self._lock:
-            plan = self._plan(pool, launch, 0)
+            plan = self._answer(question, 0)
             if isinstance(plan.result, Fit):
-                self._held[owner] = plan.result.estimate
+                self._held[next(self._numbers)] = plan.result.estimate
             return plan
-
-    def release(self, owner: Owner) -> None:
-        """Its engine is Ready, so that what it takes is taken, or gone."""
-        with self._lock:
-            self._held.pop(owner, None)
 
     def exhausted(self, pool_id: str, estimate: MemoryEstimate | None) -> None:
         """An engine started by `estimate` ran out of GPU memory: the pool's next estimate is higher
         (ORCH-3039)."""
+        demands = () if estimate is None else estimate.devices
+        largest = max((demand.total_bytes for _, demand in demands), default=0)
+        more = max(EXHAUSTED_BYTES_MIN, int(largest * EXHAUSTED_RATIO))
         with self._lock:
-            demands = () if estimate is None else estimate.devices
-            largest = max((demand.total_bytes for _, demand in demands), default=0)
-            more = max(EXHAUSTED_BYTES_MIN, int(largest * EXHAUSTED_RATIO))
             self._extra_bytes[pool_id] = self._extra_bytes.get(pool_id, 0) + more
 
-    def _plan(self, pool: PoolSettings, launch: LaunchSettings, extra_bytes: int) -> LaunchPlan:
+    def _question(self, pool: PoolSettings, launch: LaunchSettings) -> _Question | LaunchPlan:
+        """What to compare, or the plan where nothing can be compared."""
         try:
             profile = profile_of(pool, launch)
         except LaunchRefused as error:
@@ -174,7 +198,6 @@ class PreloadCheck:
         except (ModelUnavailable, ModelFileError) as error:
             return replace(unknown, unchecked=str(error))
         engine = profile.memory
-        engine = replace(engine, device_runtime_bytes=engine.device_runtime_bytes + extra_bytes)
         if pool.deterministic_prefix_cache and pool.engine == "llamacpp":
             engine = replace(engine, batch_tokens=1)
         estimated = EstimatedLaunch(
@@ -188,10 +211,18 @@ class PreloadCheck:
             pool.memory.slots_min if shrinks and slots is not None else None,
             pool.memory.ctx_min if shrinks else None,
         )
-        available = self._available(pool, mask, gpus)
-        result = fit(estimated, wanted, available)
+        # Memory last: reading the files may have taken long.
+        return _Question(pool, slots, estimated, wanted, self._gpus(), self._host_memory())
+
+    def _answer(self, question: _Question, extra_bytes: int) -> LaunchPlan:
+        """The plan beside all that is held now."""
+        slots, estimated = question.slots, question.estimated
+        engine = estimated.engine
+        engine = replace(engine, device_runtime_bytes=engine.device_runtime_bytes + extra_bytes)
+        available = self._available(question)
+        result = fit(replace(estimated, engine=engine), question.wanted, available)
         if isinstance(result, Shortfall):
-            return LaunchPlan(slots, pool.ctx, result, available)
+            return LaunchPlan(slots, question.pool.ctx, result, available)
         fitting = result.estimate
         return LaunchPlan(slots if slots is None else fitting.slots, fitting.ctx, result, available)
 
@@ -208,21 +239,22 @@ class PreloadCheck:
             known = self._geometries[key] = read_geometry(Path(path))
         return known
 
-    def _available(self, pool: PoolSettings, mask: tuple[str, ...], gpus: HostGpus) -> Available:
+    def _available(self, question: _Question) -> Available:
+        gpus, host = question.gpus, question.host
+        mask = question.estimated.devices
         rooms = {name: room for name in mask if (room := _room(name, gpus)) is not None}
         taken: dict[str, int] = {}
-        for estimate in self._held.values():
+        for estimate in tuple(self._held.values()):  # a hold may end meanwhile
             for place, demand in estimate.places():
                 key = place if place == HOST else _identity(place, gpus)
                 taken[key] = taken.get(key, 0) + demand.total_bytes
-        host = self._host_memory()
         return Available(
             {
                 name: _less(room, taken.get(_identity(name, gpus), 0))
                 for name, room in rooms.items()
             },
             None if host is None else _less(host, taken.get(HOST, 0)),
-            pool.memory.headroom_ratio,
+            question.pool.memory.headroom_ratio,
         )
 
 

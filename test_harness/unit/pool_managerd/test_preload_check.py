@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from pool_managerd.settings import LaunchSettings, MemorySettings, PoolSettings
 # SmolLM2 on the CPU with 4 slots of 2048 tokens: 92 MiB of weights, 180 of KV, 3 and 60 beside.
 CPU_MIB = 335
 SERVER = LaunchSettings(program="llama-server")
+WAIT_S = 10.0
 POOL = PoolSettings(
     "p", "llamacpp", "builtin:smollm2", ctx=2048, memory=MemorySettings(headroom_ratio=0.0)
 )
@@ -43,10 +45,9 @@ def check_of(
     return PreloadCheck(lambda: HostGpus(gpus, message=message), lambda: room)
 
 
-def admit(
-    check: PreloadCheck, pool: PoolSettings, launch: LaunchSettings, replica: str = "p-0"
-) -> LaunchPlan:
-    return check.admit(pool, launch, (pool.id, replica))
+def admit(check: PreloadCheck, pool: PoolSettings, launch: LaunchSettings) -> LaunchPlan:
+    """The plan of a start that is called off again: nothing is held."""
+    return check.admit(pool, launch)[0]
 
 
 def on(*devices: str, **more: object) -> PoolSettings:
@@ -90,29 +91,62 @@ def test_a_check_that_is_switched_off_launches_and_sees() -> None:
 @pytest.mark.req("ORCH-3003")
 def test_engines_that_start_together_do_not_count_the_same_memory_twice() -> None:
     check = check_of(host_mib=CPU_MIB * 3 // 2)
-    admit(check, POOL, LaunchSettings(), "p-0")
+    _, hold = check.admit(POOL, LaunchSettings())
 
     with pytest.raises(DoesNotFit, match="167 MiB are free; it would not fit with fewer slots or"):
-        admit(check, POOL, LaunchSettings(), "p-1")
-    check.release(("p", "p-0"))
+        admit(check, POOL, LaunchSettings())
+    hold.release()
 
-    assert admit(check, POOL, LaunchSettings(), "p-1").estimate is not None
+    assert admit(check, POOL, LaunchSettings()).estimate is not None
 
 
-def test_one_replica_that_starts_again_does_not_hold_memory_twice() -> None:
+def test_a_start_that_is_called_off_holds_no_memory() -> None:
     check = check_of(host_mib=CPU_MIB + 1)
+    admitted = check.admit(POOL, LaunchSettings())
+    plan = admitted[0]
 
-    plans = [admit(check, POOL, LaunchSettings()) for _ in range(2)]
+    del admitted
 
-    assert plans[0] == plans[1]
+    assert admit(check, POOL, LaunchSettings()) == plan
+
+
+def test_a_file_that_is_read_slowly_keeps_nobody_else_waiting(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "m.safetensors")  # to be read only once somebody writes
+    slow = replace(POOL, id="slow", model=f"file:{tmp_path}/m.safetensors")
+    check = check_of(host_mib=CPU_MIB + 1)
+    _, hold = check.admit(POOL, LaunchSettings())
+    plans: list[LaunchPlan] = []
+    start = threading.Thread(
+        target=lambda: plans.append(admit(check, slow, LaunchSettings())), daemon=True
+    )
+    start.start()
+    with (tmp_path / "m.safetensors").open("wb") as writer:  # opens when the reader does
+
+        def others() -> None:
+            hold.release()
+            check.exhausted("other", None)
+            plans.append(admit(check, POOL, LaunchSettings()))
+
+        other = threading.Thread(target=others, daemon=True)
+        other.start()
+        other.join(WAIT_S)
+        waited = other.is_alive()
+        writer.write(b"no model")
+
+    start.join(WAIT_S)
+    other.join(WAIT_S)
+
+    assert not waited
+    assert [plan.unchecked != "" for plan in plans] == [False, True]
 
 
 def test_a_device_is_one_however_masks_name_it() -> None:
     check = check_of(gpu(0, 1300))
-    admit(check, on("0"), SERVER, "p-0")
+    _, hold = check.admit(on("0"), SERVER)
 
     with pytest.raises(DoesNotFit, match="on GPU GPU-0"):
-        admit(check, on("GPU-00000000"), SERVER, "p-1")
+        admit(check, on("GPU-00000000"), SERVER)
+    hold.release()
 
 
 @pytest.mark.req("ORCH-3039", partial="how exhaustion is told apart")
@@ -157,7 +191,6 @@ def test_after_running_out_of_gpu_memory_the_next_estimate_is_higher() -> None:
 def test_where_the_higher_estimate_leaves_nothing_the_plain_one_is_tried_again() -> None:
     check = check_of(gpu(0, 930))
     plan = admit(check, on("0"), SERVER)
-    check.release(("p", "p-0"))
     check.exhausted("p", plan.estimate)
 
     with pytest.raises(DoesNotFit, match="runtime 768 MiB"):
