@@ -100,7 +100,7 @@ class ExternalSupervisor:
             return False
         replica.testing()
         try:
-            await self_test(self._client, properties)
+            await self_test(self._client, properties, shared=True)
         except SelfTestFailed as failure:
             self._no_test_before_s = loop.time() + RETEST_S
             replica.self_tested(ok=False)

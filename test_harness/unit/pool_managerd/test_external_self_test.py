@@ -93,3 +93,23 @@ def test_one_that_failed_is_left_alone_for_a_while_and_tested_again(tmp_path: Pa
 
     assert run_virtual(scenario()) == ([False], "self-test")
     assert recorder.self_tests == [False, True]
+
+
+def test_work_of_others_that_comes_during_its_test_is_no_leak(tmp_path: Path) -> None:
+    engine = ScriptedEngine()
+    host, recorder = host_of(engine, tmp_path, "always")
+
+    async def scenario() -> None:
+        await host.start()
+        for _ in range(1000):  # turns of the loop
+            if engine.decodes == 5:  # the decode that is cancelled
+                break
+            await asyncio.sleep(0)
+        engine.busy_slots += 2
+        await asyncio.sleep(60)
+        await host.stop(1.0)
+
+    run_virtual(scenario())
+
+    assert recorder.self_tests == [True]
+    assert recorder.words() == ["preloaded", "ready"]
