@@ -217,6 +217,8 @@ def test_an_engine_that_ignores_sigterm_is_killed_with_all_it_started(tmp_path: 
 
     play(tmp_path, script, scenario)
 
+    assert len(set(pids)) >= 3, "nothing was there to be killed"
+    assert int((tmp_path / "child").read_text()) in pids
     wait_until(lambda: not any(alive(pid) for pid in pids), WAIT_S, "the end of them all")
 
 
