@@ -17,6 +17,7 @@ from orchestrator_core.admission.tenant_holds import TenantHolds
 from orchestrator_core.admission.tenant_quotas import TenantTokens, TokenBucket
 from orchestrator_core.estimator import (
     MAX_SLOTS_MODELLED,
+    all_remaining_ms,
     generated_tokens,
     remaining_ms,
     start_delay_ms,
@@ -302,8 +303,7 @@ class Pool:
             gone = {live.sequence for live in interrupted}
             ends = [end for end in ends if end[1] not in gone]
         every = 1 + (free + len(ends)) // MAX_SLOTS_MODELLED  # one slot stands for so many
-        running = sorted(remaining_ms(end, now_ms) for end, _ in ends[::every])
-        slots = [0.0] * (free // every) + running
+        slots = [0.0] * (free // every) + all_remaining_ms(ends[::every], now_ms)
         return round(start_delay_ms(ahead // every, slots, self._mean_task_ms()))
 
     def busy_ms(self, task: Task, now_ms: int) -> float:

@@ -71,13 +71,23 @@ class Queries:
         outlook = self.outlook(task_key, now_ms)
         return 1.0 if outlook is None else outlook.on_time_probability
 
-    def outlook(self, task_key: str, now_ms: int) -> Outlook | None:
-        """Where the task stands and what is to be expected; None when it is not known."""
+    def outlook(
+        self, task_key: str, now_ms: int, promised: tuple[int, int] | None = None
+    ) -> Outlook | None:
+        """Where the task stands and what is to be expected; None when it is not known.
+
+        Args:
+            promised: (tasks before it, milliseconds to its start) where the scheduler has just
+                said so: finding out is most of the cost behind a long queue.
+        """
         if (live := self._live.get(task_key)) is None:
             return None
         pool, task, running = live.pool, live.task, live.stage is Stage.RUNNING
-        position = self._ahead(live)
-        start_ms = 0 if running else pool.start_delay_ms(position, now_ms)
+        if promised is not None:
+            position, start_ms = promised
+        else:
+            position = self._ahead(live)
+            start_ms = 0 if running else pool.start_delay_ms(position, now_ms)
         service_ms: int | None = None
         slack_ms: int | None = None
         probability = 1.0

@@ -202,6 +202,8 @@ def _quota_refusal(pool: Pool, task: Task, tokens: int, now_ms: int) -> Refusal 
     """Whether the tenant asks for more than it is granted: at all, or of tokens by now."""
     policy = pool.queue.tenant(task.tenant)
     limit = policy.tokens_per_minute
+    if limit is None and policy.kv_bytes is None:
+        return None
     if limit is not None and tokens > limit:
         return _beyond_quota(
             pool, f"tokens_per_minute: the task may take {tokens} tokens",

@@ -55,7 +55,9 @@ class TenantHolds:
             self._ctx_tokens[tenant] = self._ctx_tokens.get(tenant, 0) + change * task.ctx
         else:
             del self._count[tenant], self._ctx_tokens[tenant]
-        self._review(tenant)
+        policy = self._queue.tenant(tenant)
+        if policy.max_concurrent is not None or policy.kv_bytes is not None:
+            self._review(tenant)  # nobody else is held, since `reconfigure`
 
     def kv_bytes(self, ctx_tokens: int) -> int:
         """KV that a context of so many tokens takes here; 0 while that is not known."""

@@ -60,8 +60,9 @@ class FreeSlots:
     def _note(self, replica: Replica, slots_before: int) -> None:
         if (place := self._places.get(replica)) is None:
             return
-        self.total += replica.slots_free - slots_before
-        if replica.slots_free:
+        free = replica.slots_free
+        self.total += free - slots_before
+        if free:
             heappush(self._heap, (replica.load_ratio, place, replica))
             if len(self._heap) > _ENTRIES_PER_REPLICA * len(self._places):
                 self._rebuild()

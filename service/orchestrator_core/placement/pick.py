@@ -41,9 +41,7 @@ class Choice(NamedTuple):
 
 def choice(replica: Replica, preferred: Replica | None) -> Choice:
     """What speaks for a replica where load and affinity decide alone."""
-    return Choice(
-        replica, score(replica, preferred), replica.load_ratio, affinity=replica is preferred
-    )
+    return Choice(replica, score(replica, preferred), replica.load_ratio, replica is preferred)
 
 
 @dataclass(frozen=True, slots=True)

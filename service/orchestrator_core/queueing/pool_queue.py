@@ -64,6 +64,8 @@ class _Fullness:
         self.lasting = False
 
     def observe(self, waiting: int, capacity: int, now_ms: int) -> None:
+        if waiting < capacity and self.since_ms is None:
+            return  # as nearly always
         if waiting >= capacity:
             # The wall clock may step back: then it has been full since then.
             self.since_ms = now_ms if self.since_ms is None else min(self.since_ms, now_ms)

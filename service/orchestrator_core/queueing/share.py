@@ -52,6 +52,8 @@ class _Fading:
 
     def left(self, now_ms: int) -> float:
         """Tokens that still count."""
+        if now_ms == self.at_ms:
+            return self.tokens
         return self.tokens * exp((self.at_ms - now_ms) / WINDOW_MS)
 
     def add(self, tokens: float, now_ms: int) -> None:

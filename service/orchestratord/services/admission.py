@@ -353,7 +353,8 @@ class AdmissionService:
         """The core admitted the job: its record goes before any other of the same task."""
         task, scheduler = job.task, self._scheduling.scheduler
         admitted_ms = self._scheduling.clock_ms()
-        outlook = scheduler.outlook(task.key, admitted_ms)
+        promised = job.promise.queue_position, job.promise.predicted_start_ms
+        outlook = scheduler.outlook(task.key, admitted_ms, promised)
         assert outlook is not None, "an admitted task is known"
         grounds = scheduler.grounds(task.key)
         share = scheduler.share_of(task.key, admitted_ms) if grounds is None else None

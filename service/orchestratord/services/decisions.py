@@ -13,6 +13,8 @@ from __future__ import annotations
 
 from typing import Any, ClassVar, TypeVar
 
+import msgspec
+
 from orchestrator_core.value import Value
 
 # A task is interrupted or loses its worker a few times at most: this is never reached in peace.
@@ -21,10 +23,7 @@ MAX_DECISIONS = 32
 DECISION_BYTES = 320
 
 
-_OF_EVERY_KIND = frozenset({"at_ms", "reason"})
-
-
-class Decision(Value, frozen=True):
+class Decision(Value, frozen=True, omit_defaults=True):
     """One decision; fields of a kind that are None were not known or played no part.
 
     Args:
@@ -39,11 +38,9 @@ class Decision(Value, frozen=True):
 
     def values(self) -> dict[str, Any]:
         """What it was taken from, without what played no part."""
-        return {
-            name: value
-            for name in self.__struct_fields__
-            if name not in _OF_EVERY_KIND and (value := getattr(self, name)) is not None
-        }
+        values: dict[str, Any] = msgspec.to_builtins(self)
+        del values["at_ms"], values["reason"]
+        return values
 
 
 class Admitted(Decision, frozen=True):
@@ -153,7 +150,12 @@ class Ended(Decision, frozen=True):
     figures: tuple[tuple[str, float | str], ...] | None = None  # of `errors.Refusal`
 
     def values(self) -> dict[str, Any]:
-        return _flat(super().values())
+        values = _flat(super().values())
+        if self.queue_time_ms is None:
+            del values["queue_time_ms"]
+        if self.decode_time_ms is None:
+            del values["decode_time_ms"]
+        return values
 
 
 class Canceled(Ended, frozen=True):
