@@ -65,6 +65,7 @@ from orchestratord.services.explanations import ExplanationService
 from orchestratord.services.jobs import JobTable
 from orchestratord.services.kv_pressure import PERIOD_S as KV_PERIOD_S
 from orchestratord.services.kv_pressure import KvPressure
+from orchestratord.services.model_store_size import ModelStoreSize
 from orchestratord.services.overview import OverviewService
 from orchestratord.services.pool_managers import PoolManagerService
 from orchestratord.services.recovery import RecoveryService
@@ -189,6 +190,9 @@ class Orchestrator:
         self.breakers = BreakerService(self.slo, self.scheduling, self.replicas, time.monotonic)
         self.kv_pressure = KvPressure(self.replicas, self.telemetry)
         self.models = model_store(config)
+        self.store_size = ModelStoreSize(
+            self._store_bytes, self.telemetry.metrics.model_store_bytes
+        )
         self.pool_host = PoolHost(
             [pool_settings(p) for p in config.pools],
             adapters,
@@ -324,6 +328,12 @@ class Orchestrator:
         self.reconfiguration.ports.append((gate, server))
         return server
 
+    def _store_bytes(self) -> int | None:
+        try:
+            return self.models.total_bytes()
+        except ModelStoreError:  # a folder that cannot be read has no size
+            return None
+
     def render_metrics(self) -> bytes:
         """All metrics, gauges brought up to date first."""
         self.telemetry.pool_gauges(
@@ -346,8 +356,6 @@ class Orchestrator:
         )
         self.devices.set_gauges()
         self.telemetry.metrics.pool_managers_registered.set(len(self.managers))
-        with contextlib.suppress(ModelStoreError):  # a folder that cannot be read has no size
-            self.telemetry.metrics.model_store_bytes.set(self.models.total_bytes())
         shares = self.scheduling.scheduler.shares(self.scheduling.clock_ms())
         self.telemetry.share_gauges(shares)
         return self.telemetry.render()
@@ -402,6 +410,7 @@ async def _serve(orchestrator: Orchestrator, host: str, port: int, logs: LineBuf
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
+    loop.set_exception_handler(_log_unhandled)
     reloads: set[asyncio.Task[None]] = set()
 
     def reload() -> None:
@@ -437,6 +446,7 @@ async def _serve(orchestrator: Orchestrator, host: str, port: int, logs: LineBuf
             _every(orchestrator.slo.look_s, lambda _: orchestrator.look_at_objectives())
         ),
         asyncio.create_task(_every(LOG_FLUSH_S, lambda _: logs.flush())),
+        asyncio.create_task(orchestrator.store_size.run()),
     ]
     await orchestrator.pool_host.start()
     for server, sock in servers:
@@ -508,6 +518,15 @@ async def _reload(orchestrator: Orchestrator) -> None:
     """SIGHUP: whoever sent it reads the outcome in the log."""
     with contextlib.suppress(ReloadRefused):
         await orchestrator.hot_reload.reload()
+
+
+def _log_unhandled(_: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    """What nobody awaits or catches is a line of the log like any other (ORCH-3027)."""
+    log.error(
+        "loop.unhandled",
+        cause=str(context.get("message")),
+        exc_info=context.get("exception"),
+    )
 
 
 async def _every(period_s: float, work: Any) -> None:
