@@ -4,7 +4,9 @@ Off a task's path, and off the event loop: a call into the driver may take long 
 manager gives a reader a thread of its own. Invariants: one reader is used by one thread at a time;
 one device that is lost costs the others nothing; what a GPU does not support is None. The library
 is opened again, at most every `REOPEN_S`, while it or a device does not answer: a GPU that was
-reset is seen by a new opening only. Requirements: ORCH-3028, ORCH-3053, OC-POOL-3030.
+reset is seen by a new opening only. Above 400 lines because opening, looking and events share one
+library handle and one table of devices, which a lost device changes in all of them.
+Requirements: ORCH-3028, ORCH-3053, OC-POOL-3030.
 """
 
 from __future__ import annotations

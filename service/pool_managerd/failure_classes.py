@@ -33,8 +33,8 @@ class Failure:
 @dataclass(frozen=True, slots=True)
 class ExitEvidence:
     """All that is known of an engine's end. `exit_code` is negative for a signal, as in
-    `subprocess`; `memory_killed`: the kernel killed some process for want of memory around that
-    time; `kernel_lines` are those of the kernel's log since the engine's start."""
+    `subprocess`; `memory_killed`: the kernel killed some process for want of memory since the
+    engine's start; `kernel_lines` are those of the kernel's log since the engine's start."""
 
     pid: int
     exit_code: int
@@ -175,7 +175,7 @@ def classify_exit(evidence: ExitEvidence) -> Failure | None:
     if killed and evidence.memory_killed:
         return Failure(
             CauseCode.HOST_OOM,
-            "the kernel killed a process for want of memory just then",
+            "the kernel killed a process for want of memory since the engine's start",
         )
     return None
 

@@ -81,6 +81,7 @@ class _Prepared:
     plan: LaunchPlan
     memory: MemoryHold
     uses: tuple[ModelUse, ...]
+    memory_kills: int  # the kernel's count before the engine's start
 
 
 class LaunchedSupervisor:
@@ -204,6 +205,7 @@ class LaunchedSupervisor:
         try:
             # Finding the model may read all of it, to verify it. A stop does not wait for that.
             self._start = start = await asyncio.to_thread(self._prepare, port)
+            self._memory_kills_before = start.memory_kills
             engine = self._spawn(
                 start.command, start.environment, self._marker, self._output, self._engine_exited
             )
@@ -238,7 +240,13 @@ class LaunchedSupervisor:
             environment = engine_environment(pool, launch, self._marker, os.environ, profiled)
             # With as much context as there is memory for.
             prepared = _Prepared(
-                command, environment, replace(pool, ctx=plan.ctx), plan, memory, uses
+                command,
+                environment,
+                replace(pool, ctx=plan.ctx),
+                plan,
+                memory,
+                uses,
+                self._memory_kills.count(),
             )
             undo.pop_all()
             return prepared
@@ -253,7 +261,6 @@ class LaunchedSupervisor:
         tested = self._pool.self_test == "never"
         while not self._over.is_set():
             asked_s = loop.time()
-            self._memory_kills_before = self._memory_kills.count()
             if replica.serves:
                 cause = await probe.liveness()
                 if cause is None:

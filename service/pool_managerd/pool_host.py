@@ -7,6 +7,9 @@ at once and engines come up behind them; a replica has one supervisor at a time,
 begins when nothing of the last one's engine is left; after `stop` no process that it started is
 left, however far an order had got. Requirements: ORCH-1101, ORCH-2101, ORCH-2102, ORCH-3001,
 ORCH-3002, ORCH-3010, ORCH-3018, ORCH-3031, OC-POOL-3001, OC-POOL-3003, OC-POOL-3012.
+
+Above 400 lines because every order ends in the same few steps on a seat (begin, end), whose races
+with each other are seen in one place only.
 """
 
 from __future__ import annotations

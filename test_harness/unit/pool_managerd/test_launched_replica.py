@@ -8,6 +8,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from harness_kit.supervisor_world import SupervisorWorld
+from pool_managerd.kernel_evidence import MemoryKills
 from pool_managerd.observer import Cause, CauseCode, DeviceFault
 from pool_managerd.settings import RestartSettings
 from worker_adapters.adapter_api.types import EngineFault, Health
@@ -263,3 +264,28 @@ def test_the_end_of_a_drain_moves_what_still_runs(world: World) -> None:
 
     assert one.recorder.words()[-1] == "lost"
     assert states(one)[-2:] == ["Draining", "Stopped"]
+
+
+class CountedKills(MemoryKills):
+    """Counts how often the kernel is asked."""
+
+    looks = 0
+
+    def count(self) -> int:
+        self.looks += 1
+        return 0
+
+
+def test_the_kernel_is_asked_for_memory_kills_at_a_start_and_at_an_exit_only(world: World) -> None:
+    one = world()
+    kills = one.supervisor._memory_kills = CountedKills()
+    one.until("Ready")
+
+    one.pass_s(60)
+    alive = kills.looks
+    assert one.process is not None
+    one.process.exit(-9)
+    one.pass_s(0.01)
+
+    assert alive == 1
+    assert kills.looks > alive
