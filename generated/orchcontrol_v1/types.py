@@ -586,7 +586,7 @@ class ReloadRequest(Strict):
         Annotated[
             list[CanaryTenant],
             Meta(
-                description="Give the new model the tasks of these tenants and wait, in place of a share.",
+                description="Give the new model the tasks of these tenants and wait; with canary_percent also that share of the others' tasks.",
                 max_length=64,
                 min_length=1,
             ),

@@ -92,7 +92,8 @@ class HotReload:
         if applied:
             if hindrance is not None:
                 self._refuse([hindrance])
-                raise ReloadRefused(hindrance)
+                fixed = any(change.effect is Effect.RESTART for change in changes)
+                raise ReloadRefused(hindrance, passing=not fixed)
             self._changes.apply(loaded.config, changes)
             self._former, self._loaded = self._loaded, loaded
             self._revision += 1

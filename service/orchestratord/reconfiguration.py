@@ -194,7 +194,7 @@ class Reconfiguration:
 
     async def _remove(self, pool_id: str) -> None:
         names = self._drains.members(pool_id)
-        await self._drains.retire(pool_id, names, DEADLINE_MS, whole_pool=True)
+        await self._drains.retire(pool_id, names, DEADLINE_MS, whole_pool=True, for_good=True)
         self._rollouts.forget(pool_id)
         self._replicas.remove_pool(pool_id)
         await self._pool_host.remove_pool(pool_id, STOP_GRACE_S)

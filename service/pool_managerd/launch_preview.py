@@ -8,7 +8,6 @@ finding taken what those before it need. Requirements: ORCH-3001, ORCH-3003, ORC
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
@@ -21,15 +20,13 @@ from pool_managerd.launch_command import (
 )
 from pool_managerd.launch_profiles import LaunchRefused
 from pool_managerd.memory_fit import Shortfall
-from pool_managerd.model_files import ModelUnavailable
+from pool_managerd.model_files import ModelUnavailable, find_model
 from pool_managerd.model_store import ModelStore
 from pool_managerd.model_use import show_models
 from pool_managerd.preload_check import LaunchPlan, PreloadCheck
+from pool_managerd.secret_words import shown_words
 from pool_managerd.settings import LaunchSettings, PoolSettings
 
-# What comes after such an option, or after its `=`, is not shown.
-_SECRET_OPTION = re.compile(r"-.*(?:api-?key|token|secret|password)(?:=|\Z)", re.IGNORECASE)
-HIDDEN = "***"
 _MASK = frozenset(("CUDA_DEVICE_ORDER", "CUDA_VISIBLE_DEVICES"))
 
 
@@ -82,7 +79,7 @@ def _preview(
         for name, value in sorted(environment.items())
         if name != MARKER_VARIABLE
     }
-    refused = None
+    refused = None if launch.command is not None else _absent(pool.model)
     if isinstance(plan.result, Shortfall) and pool.memory.check:
         refused = str(plan.result)
     notes = [
@@ -91,7 +88,7 @@ def _preview(
     return ReplicaPreview(
         pool.id,
         replica_id,
-        tuple(_without_secrets(words)),
+        tuple(shown_words(words)),
         shown,
         plan,
         refused,
@@ -99,14 +96,12 @@ def _preview(
     )
 
 
-def _without_secrets(words: Iterable[str]) -> Iterator[str]:
-    hide = False
-    for word in words:
-        secret = _SECRET_OPTION.match(word)
-        if hide:
-            yield HIDDEN
-        elif secret is not None and secret[0].endswith("="):
-            yield secret[0] + HIDDEN
-        else:
-            yield word
-        hide = not hide and secret is not None and not secret[0].endswith("=")
+def _absent(model: str) -> str | None:
+    """Why the model's file cannot be loaded from here; None for one that an engine fetches."""
+    if model.startswith("repo:"):
+        return None
+    try:
+        find_model(model)
+    except ModelUnavailable as error:
+        return str(error)
+    return None

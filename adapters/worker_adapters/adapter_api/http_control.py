@@ -75,6 +75,8 @@ class ControlSession:
             raise malformed(f"a response that is not HTTP ({error.message})") from error
         except (aiohttp.ClientError, OSError) as error:
             raise reset(error) from error
+        except RuntimeError as error:  # aiohttp's word for a session that was closed meanwhile
+            raise reset(error) from error
 
     async def _once(self, method: str, path: str, body: bytes | None) -> tuple[int, bytes]:
         headers = {"Content-Type": "application/json"} if body is not None else {}

@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Protocol
 
-from orchestratord.api.errors import HttpError, invalid
+from orchestrator_core.errors import Code
+from orchestratord.api.errors import HttpError
 from orchestratord.configuration import ReloadRefused
 
 Answer = tuple[Any, int]
@@ -54,4 +55,9 @@ class ConfigOrders:
 
 
 def _refused(error: ReloadRefused) -> HttpError:
-    return invalid(str(error), status=400 if error.invalid else 409)
+    return HttpError(
+        400 if error.invalid else 409,
+        Code.INVALID_PARAMS,
+        str(error),
+        retriable=error.passing,
+    )

@@ -92,8 +92,10 @@ def _is_secret(path: Path, value: Any) -> bool:
 
 class ReloadRefused(Exception):
     """A running service cannot take this configuration; nothing has changed. `invalid` says that
-    the file has findings, else it is the state of the service that does not allow it."""
+    the file has findings, `passing` that what hinders it passes by itself; else it takes a restart
+    or an operator."""
 
-    def __init__(self, message: str, *, invalid: bool = False) -> None:
+    def __init__(self, message: str, *, invalid: bool = False, passing: bool = False) -> None:
         super().__init__(message)
         self.invalid = invalid
+        self.passing = passing

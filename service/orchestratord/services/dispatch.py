@@ -42,8 +42,10 @@ from worker_adapters.adapter_api.types import (
 
 log = structlog.get_logger("orchestratord.dispatch")
 
-# A task that broke this many workers is more likely their cause than their victim.
+# A task that broke this many workers without a new token in between is more likely their cause than
+# their victim; and so is one that broke very many, however far it came.
 MAX_ATTEMPTS = 6
+MAX_LOSSES = 48
 
 # Faults of the request itself: another replica would say the same.
 _REQUEST_FAULTS = frozenset({EngineFault.INVALID, EngineFault.CONTEXT, EngineFault.UNSUPPORTED})
@@ -238,8 +240,10 @@ class Dispatcher:
         attempt.detach()
         strict = job.task.determinism is Determinism.STRICT
         job.drains += drained
+        job.losses_in_a_row += not drained
         broken = job.attempts - job.preemptions - job.drains
-        resume = (strict or not job.log.tokens) and broken < MAX_ATTEMPTS
+        suspect = job.losses_in_a_row >= MAX_ATTEMPTS or broken >= MAX_LOSSES
+        resume = (strict or not job.log.tokens) and not suspect
         planned = drained and resume
         self.telemetry.failover(job, "drained" if planned else "resumed" if resume else "lost")
         (log.info if planned else log.warning)(
@@ -318,6 +322,7 @@ class Dispatcher:
         job = attempt.job
         recovery_ms = (self.monotonic() - job.lost_s) * 1000
         job.lost_s = 0.0
+        job.losses_in_a_row = 0
         self.take_overs.of(job.pool_id, job.replica_id).failovers += 1
         self.telemetry.recovered(job, recovery_ms)
 

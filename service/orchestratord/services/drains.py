@@ -158,11 +158,18 @@ class DrainService:
     # --- a rollout's orders ------------------------------------------------------------------
 
     async def retire(
-        self, pool_id: str, names: Sequence[str], deadline_ms: int, *, whole_pool: bool = False
+        self,
+        pool_id: str,
+        names: Sequence[str],
+        deadline_ms: int,
+        *,
+        whole_pool: bool = False,
+        for_good: bool = False,
     ) -> str:
         """Drain these replicas for good: cordon them at once, and remove them when they are idle or
         the deadline is over; returns which (idle or deadline). Cancelling it before leaves them
-        draining (`reinstate`). `whole_pool`: with everything that waits for them."""
+        draining (`reinstate`). `whole_pool`: with everything that waits for them; `for_good`: and
+        that is not waited for, since nothing will serve it."""
         deadline_s = asyncio.get_running_loop().time() + deadline_ms / 1000
         host_id = self._replicas.host_of(pool_id)
         for name in names:
@@ -170,7 +177,7 @@ class DrainService:
             self._replicas.cordon(pool_id, name, True)
             self._engines.drain_replica(host_id, name)
         drain = _Drain(pool_id, None, deadline_s)
-        outcome = await self._wait(drain, None if whole_pool else names)
+        outcome = await self._wait(drain, None if whole_pool and not for_good else names)
         self._replicas.withdraw(pool_id, names)
         self._scheduling.step(Evacuated(pool_id, () if whole_pool else tuple(names)))
         await self.discard(host_id, names)

@@ -97,6 +97,8 @@ class Job:
     failovers: int = 0  # that it changed its replica, be it for a loss or a drain
     # On the monotonic clock: when its worker was lost; 0 as soon as its stream goes on.
     lost_s: float = 0.0
+    # Workers lost since its stream last went on.
+    losses_in_a_row: int = 0
     # Interrupted for a more urgent task and not running yet again; how often that happened; and
     # whether it was removed for one while it waited.
     preempted: bool = False

@@ -68,6 +68,13 @@ def test_what_does_not_fit_exits_1_and_says_what_would(tmp_path: Path) -> None:
     assert "it would fit with ctx" in huge["message"]
 
 
+def test_a_model_that_is_not_there_would_not_start(tmp_path: Path) -> None:
+    code, (shown,) = plan(tmp_path, {"model": "file:/nowhere/model.gguf"})
+
+    assert (code, shown["starts"]) == (1, False)
+    assert "/nowhere/model.gguf does not exist" in shown["message"]
+
+
 @pytest.mark.req("ORCH-3012", partial="the configuration's rules")
 @pytest.mark.req("OC-POOL-3020", partial="what the engine is given")
 def test_a_split_over_gpus_shows_its_mask_its_ratios_and_each_devices_share(
@@ -104,7 +111,7 @@ def test_secrets_are_not_shown(tmp_path: Path) -> None:
 
     assert "1234" not in result.output + json.dumps(shown)
     assert shown["command"] == [
-        *("run", "--api-key", "***", "--hf-token=***", "--max-total-tokens", "9")
+        *("run", "--api-key", "[redacted]", "--hf-token=[redacted]", "--max-total-tokens", "9")
     ]
     assert shown["message"].startswith("not checked: launch.command does not name {model}")
 

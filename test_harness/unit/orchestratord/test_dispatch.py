@@ -255,6 +255,25 @@ def test_a_task_that_breaks_worker_after_worker_is_given_up() -> None:
     run_world(scenario, PAIR)
 
 
+@pytest.mark.req("ORCH-3201", partial="all but one case of a failover")
+def test_a_task_that_gets_further_with_each_worker_is_a_victim_and_goes_on() -> None:
+    async def scenario(world: ServiceWorld) -> None:
+        victim = draft(1, max_tokens=8)
+        for engine in world.engines.values():
+            engine.inject(*[MockFault(Misbehaviour.DIE, tokens) for tokens in range(1, 6)])
+        await world.admit(victim)
+        client = world.read(victim)
+
+        await world.advance(20.0)
+
+        assert len(world.decodes) > MAX_ATTEMPTS + 1
+        assert client.terminal is not None
+        assert client.terminal.event == "end"
+        assert len(client.tokens) == 8
+
+    run_world(scenario, PAIR)
+
+
 @pytest.mark.req("ORCH-3010", partial="all but how a replica becomes unready")
 def test_a_broken_connection_takes_the_replica_out_until_it_was_probed() -> None:
     async def scenario(world: ServiceWorld) -> None:
