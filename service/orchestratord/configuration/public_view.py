@@ -1,7 +1,8 @@
 """A configuration as it may be shown: everything but what is, or may hold, a secret (OC-CTRL-2041).
 
-Hidden are keyed digests of keys, the environment of engines (a hub's token, say), and the user part
-of addresses. The names of variables are shown: they are what an operator looks for.
+Hidden are keyed digests of keys, the environment of engines (a hub's token, say), what
+`secret_words` hides of their command lines, and the user part and query of addresses. The names of
+variables are shown: they are what an operator looks for.
 """
 
 from __future__ import annotations
@@ -13,11 +14,14 @@ from typing import Any
 import msgspec
 
 import orch_config
+from pool_managerd.secret_words import HIDDEN, shown_text, shown_words
 
-HIDDEN = "[redacted]"
-_USER_PART = re.compile(r"(?<=://)[^/@\s]+@")
+__all__ = ["HIDDEN", "public_value", "public_view"]
+
 # The last part of a key's path: its value, or each value in it, is hidden.
 _SECRET_KEYS = ("key_hmac", "env")
+# Its value is the words of a command line.
+_COMMAND_KEYS = ("args", "command")
 
 
 def public_view(config: orch_config.Config) -> dict[str, Any]:
@@ -39,6 +43,8 @@ def _public(name: str, value: Any) -> Any:
         return dict.fromkeys(value, HIDDEN) if isinstance(value, Mapping) else HIDDEN
     if isinstance(value, Mapping):
         return {key: _public(key, inner) for key, inner in value.items()}
+    if name in _COMMAND_KEYS and isinstance(value, list | tuple):
+        return list(shown_words(value))
     if isinstance(value, list | tuple):
         return [_public(name, inner) for inner in value]
-    return _USER_PART.sub("", value) if isinstance(value, str) else value
+    return shown_text(value) if isinstance(value, str) else value
