@@ -81,6 +81,7 @@ def replica(document: dict[str, Any], name: str) -> dict[str, Any]:
 @pytest.mark.req("ORCH-2101", "OC-CTRL-2002")
 @pytest.mark.parametrize(("pool", "name"), [("p0", "r0"), ("launched", "launched-0")])
 def test_a_replica_is_cordoned_drained_and_resumed(probe: HttpProbe, pool: str, name: str) -> None:
+    wait_until(lambda: replica(health(probe, pool), name)["state"] == "Ready", WAIT_S, "Ready")
     cordoned = order(probe, pool, "cordon", {"replica_id": name})
     drained = order(probe, pool, "drain", {"deadline_ms": 60_000, "replica_id": name})
     again = order(probe, pool, "drain", {"deadline_ms": 60_000, "replica_id": name})

@@ -256,7 +256,7 @@ def test_every_operation_of_the_contract_has_a_method_in_both_flavours(plane: An
         entry["operationId"]
         for item in document["paths"].values()
         for method, entry in item.items()
-        if method in {"get", "post", "delete"}
+        if method in {"get", "post", "put", "delete"}
     }
     blocking = OrchQueueClient if plane.package == "orchqueue_v1" else OrchControlClient
     looped = AsyncOrchQueueClient if plane.package == "orchqueue_v1" else AsyncOrchControlClient

@@ -30,7 +30,7 @@ Feature: Quotas of tokens and memory
       | code         | ADMISSION_REJECT |
       | policy_label | quota            |
       | retriable    | true             |
-    And "second" is told to come back in 1 to 420 ms
+    And "second" is told to come back in 1 to 500 ms
     When "second" is sent again until it is admitted
     And "first" is read up to token 2 and cancelled
     And the engines of "minute" go on
