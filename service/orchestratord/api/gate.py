@@ -63,9 +63,7 @@ class Gate:
         self._metrics_public = metrics_public
         self._tasks: set[asyncio.Task[None]] = set()
 
-    def reconfigure(
-        self, keys: KeyRing | None, max_body_bytes: int, metrics_public: bool
-    ) -> None:
+    def reconfigure(self, keys: KeyRing | None, max_body_bytes: int, metrics_public: bool) -> None:
         """Other keys and bounds, from the next request on."""
         self._keys = keys
         self._max_body_bytes = max_body_bytes
