@@ -9,7 +9,7 @@ import pytest
 
 from harness_kit.gated_engine import GatedEngine, words_by_seed
 from harness_kit.http_probe import Event, numbered, task, text_of
-from harness_kit.service_process import MODEL, ServiceProcess, external_pool
+from harness_kit.service_process import CONTROL_KEY, MODEL, ServiceProcess, external_pool
 
 TOKENS = 20
 SENT = 5  # tokens the client has when the first replica dies
@@ -130,3 +130,7 @@ def test_mismatches_and_resumptions_are_counted(failover: Failover) -> None:
     assert len(failover.service.wait_log("task.failover_mismatch", 3)) == len(MISMATCHES)
     lines = failover.service.wait_log("task.failed_over", recovered)
     assert [line["replica_id"] for line in lines] == ["r1"] * recovered
+    with failover.service.probe(CONTROL_KEY) as control:
+        health = control.get("/v1/pools/p0/health").json()
+    counts = {r["id"]: (r["failovers"], r["mismatches"]) for r in health["replicas"]}
+    assert counts == {"r0": (0, 0), "r1": (recovered, len(MISMATCHES))}
