@@ -7,7 +7,8 @@ what an undisturbed run gives; a broken model changes nothing.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Iterator
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any
@@ -214,7 +215,6 @@ def test_a_canary_gets_its_share_and_is_rolled_back_without_a_loss(
 ) -> None:
     served, before = health(ready)["model_ref"], states(ready)
     expected = undisturbed(ready, 23)
-    counted = counting(ready)
     order(ready, "reload", new_model_ref=copy, canary_percent=50)
     wait_phase(ready, "canary")
     documents = [story(23) for _ in range(12)]
@@ -232,8 +232,9 @@ def test_a_canary_gets_its_share_and_is_rolled_back_without_a_loss(
     chosen = sum(is_chosen(f"acme/{document['task_id']}") for document in documents)
     assert 0 < chosen < len(documents)
     # What waited for the canary went back to the pool; what ran there ended there.
-    assert counted(CANARY) <= chosen
-    assert counted(POOL) + counted(CANARY) == len(documents)
+    counted = completed(ready, documents)
+    assert counted[CANARY] <= chosen
+    assert set(counted) <= {POOL, CANARY}
     assert (health(ready)["model_ref"], states(ready)) == (served, before)
     with ready.probe(CONTROL_KEY) as probe:
         assert probe.get(f"/v1/pools/{CANARY}/health").status == 404
@@ -242,7 +243,6 @@ def test_a_canary_gets_its_share_and_is_rolled_back_without_a_loss(
 @pytest.mark.req("ORCH-3033")
 def test_a_canary_is_promoted_under_its_load(ready: ServiceProcess, copy: str) -> None:
     expected = undisturbed(ready, 24)
-    counted = counting(ready)
     order(ready, "reload", new_model_ref=copy, canary_percent=50)
     wait_phase(ready, "canary")
     first = [story(24, 2) for _ in range(12)]
@@ -251,7 +251,7 @@ def test_a_canary_is_promoted_under_its_load(ready: ServiceProcess, copy: str) -
             submit(probe, document)
     for document in first:
         told(ready, document)
-    shares = {pool: counted(pool) for pool in (POOL, CANARY)}
+    shares = completed(ready, first)
     documents = [story(24) for _ in range(12)]
     with ready.probe() as probe:
         for document in documents:
@@ -292,11 +292,15 @@ def is_chosen(key: str) -> bool:
     return int.from_bytes(digest, "big") % 100 < 50
 
 
-def counting(service: ServiceProcess) -> Callable[[str], float]:
-    """How many tasks a pool has completed from now on."""
+def completed(service: ServiceProcess, documents: list[dict[str, Any]]) -> Counter[str]:
+    """How many of these tasks each pool has completed; each of them is completed once."""
+    ids = {document["task_id"] for document in documents}
+    ends: list[dict[str, Any]] = []
 
-    def completed(pool_id: str) -> float:
-        return service.metric("tasks_finished_total", pool_id=pool_id, outcome="completed")
+    def all_ended() -> bool:
+        ends[:] = [line for line in service.log_lines("task.ended") if line["job_id"] in ids]
+        return len(ends) >= len(ids)
 
-    before = {pool: completed(pool) for pool in (POOL, CANARY)}
-    return lambda pool: completed(pool) - before[pool]
+    wait_until(all_ended, SLOW_S, "all have ended")
+    assert [line["outcome"] for line in ends] == ["completed"] * len(ids)
+    return Counter(line["pool_id"] for line in ends)
