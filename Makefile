@@ -7,7 +7,7 @@ FRESH  := $(VENV)/evidence.json
 PYTEST := $(BIN)/python -m pytest
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test compiler bdd chaos evidence lint regen bench lock clean
+.PHONY: help venv demo test compiler bdd chaos evidence compliance lint regen bench lock clean
 
 help: ## show this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed 's/:[^#]*## /\t/' | expand -t 12
@@ -49,6 +49,12 @@ evidence: $(STAMP) compiler ## run all tests and write requirements/evidence.jso
 	@$(BIN)/python -m orch_tools regen
 	@$(PYTEST) --evidence-out requirements/evidence.json; outcome=$$?; \
 	  $(BIN)/python -m orch_tools regen && exit $$outcome
+
+compliance: lint ## run everything, write COMPLIANCE.md and the proof bundle dist/proof, and verify it
+	@rm -rf dist/reports
+	@$(MAKE) --no-print-directory evidence
+	@$(BIN)/python -m orch_tools proof --evidence requirements/evidence.json
+	@$(BIN)/llama-orch proof verify dist/proof
 
 lint: $(STAMP) ## format, lint, requirements, generated files, layers, types
 	@$(BIN)/python -m orch_tools check

@@ -30,6 +30,7 @@ from orch_cli import (
     pool_orders,
     pools,
     profiles,
+    proof,
     replicasets,
     self_test,
     serve,
@@ -134,6 +135,7 @@ for _module in (
     keys,
     models,
     profiles,
+    proof,
     self_test,
     simulate,
 ):

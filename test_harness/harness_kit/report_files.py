@@ -1,8 +1,9 @@
-"""Where the tests leave what a reader of the proof wants to see: counts, diffs, metrics dumps, logs.
+"""Where the tests leave what a reader of the proof wants to see: counts, diffs, dumps, logs.
 
-A report is a file below one folder, `dist/reports/` unless LLORCH_REPORTS_DIR names another; the proof bundle
-takes that folder as it is. A report decides nothing: what fails a test is said by the test itself. It holds no
-key and no prompt of a user, and its name is the same in every run, so that a later run replaces it.
+A report is a file below one folder, `dist/reports/` unless LLORCH_REPORTS_DIR names another; the
+proof bundle takes that folder as it is. A report decides nothing: what fails a test is said by the
+test itself. It holds no key and no prompt of a user, and its name is the same in every run, so that
+a later run replaces it.
 """
 
 from __future__ import annotations
@@ -14,7 +15,8 @@ REPORTS_DIR = Path(__file__).parents[2] / "dist" / "reports"
 
 
 def report_file(name: str) -> Path:
-    """The path of the report `name` ("chaos/invariants.json"), its folders made; what is there may be replaced.
+    """The path of the report `name` ("chaos/faults.json"), its folders made; a later run writes it
+    anew.
 
     Raises:
         ValueError: the name leads out of the folder of reports.

@@ -7,14 +7,16 @@ tests. The repository root is found from this file. Requirement: OC-CONFIG-6010.
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from orch_tools import codegen, evidence, requirements
+from orch_tools import codegen, evidence, proof, requirements
 from orch_tools.open_list import OpenListError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -97,6 +99,24 @@ def compare_evidence(
     if changes:
         typer.echo("run `make evidence` and commit the result", err=True)
         raise typer.Exit(1)
+
+
+@app.command("proof")
+def make_proof(
+    fresh: Annotated[
+        Path, typer.Option("--evidence", help="Evidence that a full test run has just written.")
+    ],
+    reports: Annotated[Path, typer.Option(help="What the tests reported.")] = ROOT / "dist/reports",
+    out: Annotated[Path, typer.Option(help="The bundle; replaced.")] = ROOT / "dist/proof",
+) -> None:
+    """Put a proof bundle together and sign it with the key that LLORCH_PROOF_KEY names."""
+    try:
+        key = proof.signing_key(os.environ.get("LLORCH_PROOF_KEY"))
+        proof.build(ROOT, out, evidence=fresh, reports=reports, key=key, finished=datetime.now(UTC))
+    except (proof.ProofError, OSError) as error:
+        typer.echo(str(error), err=True)
+        raise typer.Exit(1) from error
+    typer.echo(f"{out}: check it with `llama-orch proof verify {out}`")
 
 
 @app.command()
