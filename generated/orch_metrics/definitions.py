@@ -118,6 +118,8 @@ class Definition:
     labels: tuple[str, ...]
     help: str
     req: tuple[str, ...]
+    # Declared, and nothing sets it yet.
+    planned: bool
 
 
 class LabelBudget:
@@ -457,6 +459,20 @@ class SloAttainmentRatio:
     def clear(self) -> None:
         """Forget all children: what is not set again is not exposed."""
         self._metric.clear()
+
+
+class SloTasksTotal:
+    """Tasks measured for an objective: met or missed. Throughput is no matter of single tasks: slo_attainment_ratio has it."""
+
+    def __init__(self, metric: Counter) -> None:
+        self._metric = metric
+        self._budget = LabelBudget(("engine", "pool_id", "priority", "objective", "result"))
+
+    def labels(
+        self, *, engine: str, pool_id: str, priority: str, objective: str, result: str
+    ) -> Counter:
+        """The child to count in; bind it once."""
+        return self._metric.labels(*self._budget.fit(engine, pool_id, priority, objective, result))
 
 
 class AdmissionBreakerOpen:
@@ -1044,6 +1060,14 @@ class OrchMetrics:
                 registry=registry,
             )
         )
+        self.slo_tasks_total = SloTasksTotal(
+            Counter(
+                "slo_tasks_total",
+                "Tasks measured for an objective: met or missed. Throughput is no matter of single tasks: slo_attainment_ratio has it.",
+                ("engine", "pool_id", "priority", "objective", "result"),
+                registry=registry,
+            )
+        )
         self.admission_breaker_open = AdmissionBreakerOpen(
             Gauge(
                 "admission_breaker_open",
@@ -1266,6 +1290,11 @@ class OrchMetrics:
             registry=registry,
             buckets=BUCKETS["commit_ms"],
         )
+        self.journal_failing = Gauge(
+            "journal_failing",
+            "1 while the journal cannot commit; then no task is admitted.",
+            registry=registry,
+        )
         self.journal_bytes = Gauge(
             "journal_bytes", "Size of the journal on disk.", registry=registry
         )
@@ -1303,6 +1332,7 @@ DEFINITIONS: tuple[Definition, ...] = (
         ("engine", "engine_version", "pool_id", "replica_id", "priority"),
         "Tasks that entered a queue. replica_id is empty where no replica is chosen yet.",
         ("ORCH-3028", "OC-CTRL-2051"),
+        False,
     ),
     Definition(
         "tasks_started_total",
@@ -1311,6 +1341,7 @@ DEFINITIONS: tuple[Definition, ...] = (
         ("engine", "engine_version", "pool_id", "replica_id", "priority"),
         "Decodes that began; a task that changed its replica counts again.",
         ("ORCH-3028",),
+        False,
     ),
     Definition(
         "tasks_canceled_total",
@@ -1319,6 +1350,7 @@ DEFINITIONS: tuple[Definition, ...] = (
         ("engine", "engine_version", "pool_id", "replica_id", "reason"),
         "Tasks that a cancel ended, waiting or running.",
         ("ORCH-3017", "ORCH-3028"),
+        False,
     ),
     Definition(
         "tasks_rejected_total",
@@ -1327,6 +1359,7 @@ DEFINITIONS: tuple[Definition, ...] = (
         ("engine", "reason"),
         "Tasks refused at admission, or dropped or shed from a queue, by reason.",
         ("ORCH-3028", "OC-CORE-1041", "OC-CTRL-2051"),
+        False,
     ),
     Definition(
         "queue_depth",
@@ -1335,6 +1368,7 @@ DEFINITIONS: tuple[Definition, ...] = (
         ("engine", "engine_version", "pool_id", "priority"),
         "Tasks that wait.",
         ("ORCH-3028", "OC-CORE-1041", "OC-CTRL-2051"),
+        False,
     ),
     Definition(
         "kv_cache_usage_ratio",
@@ -1343,6 +1377,7 @@ DEFINITIONS: tuple[Definition, ...] = (
         ("engine", "engine_version", "pool_id", "replica_id"),
         "Share of the KV cache in use, 0 to 1.",
         ("ORCH-3022", "ORCH-3028"),
+        False,
     ),
     Definition(
         "gpu_utilization",
@@ -1351,6 +1386,7 @@ DEFINITIONS: tuple[Definition, ...] = (
         ("engine", "engine_version", "pool_id", "replica_id", "device"),
         "Share of time in which the GPU worked, 0 to 100.",
         ("ORCH-3028",),
+        False,
     ),
     Definition(
         "vram_used_bytes",
@@ -1359,6 +1395,7 @@ DEFINITIONS: tuple[Definition, ...] = (
         ("engine", "engine_version", "pool_id", "replica_id", "device"),
         "GPU memory in use.",
         ("ORCH-3028", "OC-POOL-3030"),
+        False,
     ),
     Definition(
         "latency_first_token_ms",
@@ -1367,6 +1404,7 @@ DEFINITIONS: tuple[Definition, ...] = (
         ("engine", "engine_version", "pool_id", "priority"),
         "From admission to the first token.",
         ("ORCH-3028", "ORCH-3041"),
+        False,
     ),
     Definition(
         "latency_decode_ms",
@@ -1375,6 +1413,7 @@ DEFINITIONS: tuple[Definition, ...] = (
         ("engine", "engine_version", "pool_id", "priority"),
         "From the start of decoding to its end.",
         ("ORCH-3028", "ORCH-3041"),
+        False,
     ),
     Definition(
         "tokens_in_total",
@@ -1383,6 +1422,7 @@ DEFINITIONS: tuple[Definition, ...] = (
         ("engine", "engine_version", "pool_id", "replica_id"),
         "Prompt tokens of finished decodes.",
         ("ORCH-3028",),
+        False,
     ),
     Definition(
         "tokens_out_total",
@@ -1391,6 +1431,7 @@ DEFINITIONS: tuple[Definition, ...] = (
         ("engine", "engine_version", "pool_id", "replica_id"),
         "Tokens decoded and sent.",
         ("ORCH-3028", "OC-E2E-9002"),
+        False,
     ),
     Definition(
         "admission_backpressure_events_total",
@@ -1399,6 +1440,7 @@ DEFINITIONS: tuple[Definition, ...] = (
         ("engine", "policy"),
         "Answers with 429, by the policy that decided.",
         ("ORCH-2007", "ORCH-3028"),
+        False,
     ),
     Definition(
         "catalog_verifications_total",
@@ -1407,6 +1449,7 @@ DEFINITIONS: tuple[Definition, ...] = (
         ("result", "reason", "engine"),
         "Verifications of models.",
         ("ORCH-3064",),
+        True,
     ),
     Definition(
         "model_state",
@@ -1415,6 +1458,7 @@ DEFINITIONS: tuple[Definition, ...] = (
         ("model_id", "state"),
         "1 for the state that the model is in, 0 for the others.",
         ("ORCH-3073",),
+        True,
     ),
     Definition(
         "admission_share",
@@ -1423,6 +1467,7 @@ DEFINITIONS: tuple[Definition, ...] = (
         ("tenant", "priority"),
         "Share of the decoded cost lately, as an EWMA, 0 to 1.",
         ("ORCH-3076",),
+        False,
     ),
     Definition(
         "deadlines_met_ratio",
@@ -1431,6 +1476,7 @@ DEFINITIONS: tuple[Definition, ...] = (
         ("priority",),
         "Share of finished tasks that met their deadline, 0 to 1.",
         ("ORCH-3081",),
+        False,
     ),
     Definition(
         "preemptions_total",
@@ -1439,6 +1485,7 @@ DEFINITIONS: tuple[Definition, ...] = (
         ("mode", "engine"),
         "Waiting tasks removed (soft) or running ones interrupted (hard) for more urgent ones.",
         ("ORCH-3087",),
+        False,
     ),
     Definition(
         "resumptions_total",
@@ -1447,6 +1494,7 @@ DEFINITIONS: tuple[Definition, ...] = (
         ("engine",),
         "Interrupted tasks that run again.",
         ("ORCH-3087",),
+        False,
     ),
     Definition(
         "slo_value",
@@ -1455,6 +1503,7 @@ DEFINITIONS: tuple[Definition, ...] = (
         ("engine", "pool_id", "priority", "objective"),
         "What was measured lately for an objective, in the unit that its name says.",
         ("ORCH-3041", "ORCH-2104"),
+        False,
     ),
     Definition(
         "slo_attainment_ratio",
@@ -1463,6 +1512,16 @@ DEFINITIONS: tuple[Definition, ...] = (
         ("engine", "pool_id", "priority", "objective"),
         "Share of the tasks lately that met the objective, 0 to 1; how much of it was reached, of a throughput. Absent below 20 samples.",
         ("ORCH-3028", "ORCH-3041"),
+        False,
+    ),
+    Definition(
+        "slo_tasks_total",
+        "counter",
+        "tasks",
+        ("engine", "pool_id", "priority", "objective", "result"),
+        "Tasks measured for an objective: met or missed. Throughput is no matter of single tasks: slo_attainment_ratio has it.",
+        ("ORCH-3041",),
+        False,
     ),
     Definition(
         "admission_breaker_open",
@@ -1471,6 +1530,7 @@ DEFINITIONS: tuple[Definition, ...] = (
         ("engine", "pool_id", "priority"),
         "1 while the circuit breaker refuses this priority because an objective stays violated.",
         ("ORCH-3040",),
+        False,
     ),
     Definition(
         "tasks_running",
@@ -1479,6 +1539,7 @@ DEFINITIONS: tuple[Definition, ...] = (
         ("engine", "pool_id", "priority"),
         "Tasks that decode.",
         ("ORCH-3028",),
+        False,
     ),
     Definition(
         "tasks_finished_total",
@@ -1487,6 +1548,7 @@ DEFINITIONS: tuple[Definition, ...] = (
         ("engine", "pool_id", "priority", "outcome"),
         "Tasks that reached their terminal event: completed, canceled, dropped, expired or failed.",
         ("ORCH-3028", "ORCH-3041"),
+        False,
     ),
     Definition(
         "latency_queue_ms",
@@ -1495,6 +1557,7 @@ DEFINITIONS: tuple[Definition, ...] = (
         ("engine", "engine_version", "pool_id", "priority"),
         "From admission to the start of decoding.",
         ("ORCH-3028",),
+        False,
     ),
     Definition(
         "failovers_total",
@@ -1503,6 +1566,7 @@ DEFINITIONS: tuple[Definition, ...] = (
         ("engine", "pool_id", "outcome"),
         "Workers lost under a running task: resumed, mismatch or lost; drained where a planned drain moved the task.",
         ("ORCH-3201",),
+        False,
     ),
     Definition(
         "failover_recovery_ms",
@@ -1511,8 +1575,11 @@ DEFINITIONS: tuple[Definition, ...] = (
         ("engine", "pool_id"),
         "From the loss of a task's worker to its first new token.",
         ("ORCH-3201",),
+        False,
     ),
-    Definition("stream_readers", "gauge", "connections", (), "Open event streams.", ("ORCH-3202",)),
+    Definition(
+        "stream_readers", "gauge", "connections", (), "Open event streams.", ("ORCH-3202",), False
+    ),
     Definition(
         "log_bytes_retained",
         "gauge",
@@ -1520,9 +1587,16 @@ DEFINITIONS: tuple[Definition, ...] = (
         (),
         "Size of the event logs that can be read.",
         ("ORCH-3202",),
+        False,
     ),
     Definition(
-        "sessions_open", "gauge", "sessions", (), "Sessions that have not ended.", ("ORCH-3021",)
+        "sessions_open",
+        "gauge",
+        "sessions",
+        (),
+        "Sessions that have not ended.",
+        ("ORCH-3021",),
+        False,
     ),
     Definition(
         "slots",
@@ -1531,6 +1605,7 @@ DEFINITIONS: tuple[Definition, ...] = (
         ("engine", "pool_id", "replica_id"),
         "Tasks that a replica can decode at once, as its engine says.",
         ("ORCH-3019",),
+        False,
     ),
     Definition(
         "slots_busy",
@@ -1539,6 +1614,7 @@ DEFINITIONS: tuple[Definition, ...] = (
         ("engine", "pool_id", "replica_id"),
         "Slots with a task of ours.",
         ("ORCH-3019",),
+        False,
     ),
     Definition(
         "replica_ready",
@@ -1547,6 +1623,7 @@ DEFINITIONS: tuple[Definition, ...] = (
         ("engine", "engine_version", "pool_id", "replica_id"),
         "1 while the replica takes work.",
         ("ORCH-3010", "ORCH-3032"),
+        False,
     ),
     Definition(
         "replica_state",
@@ -1555,6 +1632,7 @@ DEFINITIONS: tuple[Definition, ...] = (
         ("engine", "pool_id", "replica_id", "state"),
         "1 for the state that the replica is in, 0 for the others; all are 0 while it is Unloaded or Stopped.",
         ("OC-POOL-3003",),
+        False,
     ),
     Definition(
         "replica_restarts_total",
@@ -1563,6 +1641,7 @@ DEFINITIONS: tuple[Definition, ...] = (
         ("engine", "pool_id", "replica_id"),
         "Starts of a worker process after its first.",
         ("OC-POOL-3011", "OC-POOL-3030"),
+        False,
     ),
     Definition(
         "preload_outcomes_total",
@@ -1571,6 +1650,7 @@ DEFINITIONS: tuple[Definition, ...] = (
         ("engine", "pool_id", "outcome"),
         "Preloads by how they ended: ready, failed or timeout.",
         ("ORCH-3002", "ORCH-3028", "OC-POOL-3030"),
+        False,
     ),
     Definition(
         "self_tests_total",
@@ -1579,6 +1659,7 @@ DEFINITIONS: tuple[Definition, ...] = (
         ("engine", "pool_id", "outcome"),
         "Self-tests of replicas before they became Ready: passed or failed.",
         ("ORCH-3049",),
+        False,
     ),
     Definition(
         "oom_events_total",
@@ -1587,6 +1668,7 @@ DEFINITIONS: tuple[Definition, ...] = (
         ("engine", "pool_id", "reason"),
         "Engines that ended for want of memory: vram or host-ram.",
         ("ORCH-3039", "OC-POOL-3030"),
+        False,
     ),
     Definition(
         "driver_reset_events_total",
@@ -1595,6 +1677,7 @@ DEFINITIONS: tuple[Definition, ...] = (
         ("engine", "pool_id", "reason"),
         "Errors of driver and GPU: cuda-error, xid, ecc, gpu-lost or reset.",
         ("ORCH-3038", "ORCH-3053", "OC-POOL-3030"),
+        False,
     ),
     Definition(
         "reloads_total",
@@ -1603,6 +1686,7 @@ DEFINITIONS: tuple[Definition, ...] = (
         ("engine", "pool_id", "outcome"),
         "Reloads of pools by how they ended: switched, canary, promoted, rolled-back or failed.",
         ("ORCH-2102", "ORCH-3033"),
+        False,
     ),
     Definition(
         "drains_total",
@@ -1611,6 +1695,7 @@ DEFINITIONS: tuple[Definition, ...] = (
         ("engine", "pool_id", "outcome"),
         "Drains of pools and replicas by how they ended: idle, deadline or lifted.",
         ("ORCH-2101",),
+        False,
     ),
     Definition(
         "config_reloads_total",
@@ -1619,6 +1704,7 @@ DEFINITIONS: tuple[Definition, ...] = (
         ("outcome",),
         "Hot reloads of the configuration: applied, unchanged, rejected or reverted.",
         ("ORCH-3031",),
+        False,
     ),
     Definition(
         "gpu_memory_total_bytes",
@@ -1627,6 +1713,7 @@ DEFINITIONS: tuple[Definition, ...] = (
         ("device",),
         "Memory of the GPU.",
         ("ORCH-3028",),
+        False,
     ),
     Definition(
         "gpu_memory_used_bytes",
@@ -1635,6 +1722,7 @@ DEFINITIONS: tuple[Definition, ...] = (
         ("device",),
         "Memory of the GPU in use by anybody.",
         ("ORCH-3028",),
+        False,
     ),
     Definition(
         "gpu_temperature_celsius",
@@ -1643,6 +1731,7 @@ DEFINITIONS: tuple[Definition, ...] = (
         ("device",),
         "Temperature of the GPU.",
         ("ORCH-3028",),
+        False,
     ),
     Definition(
         "gpu_power_watts",
@@ -1651,6 +1740,7 @@ DEFINITIONS: tuple[Definition, ...] = (
         ("device",),
         "Power that the GPU draws.",
         ("ORCH-3028",),
+        False,
     ),
     Definition(
         "gpu_sm_clock_mhz",
@@ -1659,6 +1749,7 @@ DEFINITIONS: tuple[Definition, ...] = (
         ("device",),
         "Clock of the GPU's multiprocessors.",
         ("ORCH-3028",),
+        False,
     ),
     Definition(
         "gpu_throttled",
@@ -1667,6 +1758,7 @@ DEFINITIONS: tuple[Definition, ...] = (
         ("device",),
         "1 while the GPU is slowed down for heat or power.",
         ("ORCH-3028",),
+        False,
     ),
     Definition(
         "gpu_ecc_errors",
@@ -1675,9 +1767,16 @@ DEFINITIONS: tuple[Definition, ...] = (
         ("device",),
         "Uncorrected memory errors since the driver was loaded.",
         ("ORCH-3053",),
+        False,
     ),
     Definition(
-        "gpu_lost", "gauge", "bool", ("device",), "1 while the GPU does not answer.", ("ORCH-3053",)
+        "gpu_lost",
+        "gauge",
+        "bool",
+        ("device",),
+        "1 while the GPU does not answer.",
+        ("ORCH-3053",),
+        False,
     ),
     Definition(
         "pool_managers_registered",
@@ -1686,6 +1785,7 @@ DEFINITIONS: tuple[Definition, ...] = (
         (),
         "Pool managers with a living lease.",
         ("OC-POOL-3003",),
+        False,
     ),
     Definition(
         "model_store_bytes",
@@ -1694,6 +1794,7 @@ DEFINITIONS: tuple[Definition, ...] = (
         (),
         "Size of the model files in the store.",
         ("ORCH-3042",),
+        False,
     ),
     Definition(
         "host_ram_used_bytes",
@@ -1702,6 +1803,7 @@ DEFINITIONS: tuple[Definition, ...] = (
         (),
         "Memory of the host in use.",
         ("ORCH-3028", "OC-POOL-3030"),
+        False,
     ),
     Definition(
         "cpu_carve_out",
@@ -1710,6 +1812,7 @@ DEFINITIONS: tuple[Definition, ...] = (
         (),
         "1 where workers may run without a GPU, which is for demos and CI only.",
         ("ORCH-1101",),
+        False,
     ),
     Definition(
         "journal_commits_total",
@@ -1718,6 +1821,7 @@ DEFINITIONS: tuple[Definition, ...] = (
         (),
         "Group commits of the journal.",
         ("ORCH-3203",),
+        False,
     ),
     Definition(
         "journal_commit_ms",
@@ -1726,9 +1830,19 @@ DEFINITIONS: tuple[Definition, ...] = (
         (),
         "From the first append of a group to its being durable.",
         ("ORCH-3203",),
+        False,
     ),
     Definition(
-        "journal_bytes", "gauge", "bytes", (), "Size of the journal on disk.", ("ORCH-3203",)
+        "journal_failing",
+        "gauge",
+        "bool",
+        (),
+        "1 while the journal cannot commit; then no task is admitted.",
+        ("ORCH-3203",),
+        False,
+    ),
+    Definition(
+        "journal_bytes", "gauge", "bytes", (), "Size of the journal on disk.", ("ORCH-3203",), False
     ),
     Definition(
         "http_requests_total",
@@ -1737,6 +1851,7 @@ DEFINITIONS: tuple[Definition, ...] = (
         ("operation", "status"),
         'Answers by operation of the contract and status; other paths count as operation "none".',
         ("OC-CTRL-2051",),
+        False,
     ),
     Definition(
         "errors_total",
@@ -1745,6 +1860,7 @@ DEFINITIONS: tuple[Definition, ...] = (
         ("code",),
         "Error envelopes and error events by code.",
         ("ORCH-2006", "OC-CTRL-2051"),
+        False,
     ),
     Definition(
         "build_info",
@@ -1753,5 +1869,6 @@ DEFINITIONS: tuple[Definition, ...] = (
         ("version",),
         "Always 1; the version is in the label.",
         ("ORCH-3044",),
+        False,
     ),
 )

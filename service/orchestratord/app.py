@@ -240,6 +240,7 @@ class Orchestrator:
         self.dispatcher.on_disturbance = self.hub.notice
         self.dispatcher.on_first_token = self.slo.first_token
         self.termination.on_end = self.slo.ended
+        self.slo.on_judged = self.telemetry.slo_judged
         if config.streams.on_disconnect == "cancel":
             self.hub.on_abandoned = self.cancellation.request
         for pool in config.pools:
@@ -356,6 +357,7 @@ class Orchestrator:
         )
         self.devices.set_gauges()
         self.telemetry.metrics.pool_managers_registered.set(len(self.managers))
+        self.telemetry.metrics.journal_failing.set(self.journal.failing)
         shares = self.scheduling.scheduler.shares(self.scheduling.clock_ms())
         self.telemetry.share_gauges(shares)
         return self.telemetry.render()

@@ -1,4 +1,4 @@
-"""`contracts/metrics.yaml` -> one typed class with every metric of the contract.
+"""`contracts/metrics.yaml` -> one typed class with every metric, and the rules for linters as JSON.
 
 Each metric with labels gets a small class whose `labels` takes exactly the contract's labels as
 keywords, so that a wrong or missing label is a type error and not a new time series; the budget of
@@ -7,6 +7,7 @@ every label is enforced there (OC-METRICS-7102). Requirements: ORCH-3028, OC-MET
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -15,9 +16,10 @@ import yaml
 
 SOURCE_PATH = "contracts/metrics.yaml"
 PACKAGE = "generated/orch_metrics"
+LINT_RULES = f"{PACKAGE}/metrics.lint.json"
 
 _TYPES = {"counter": "Counter", "gauge": "Gauge", "histogram": "Histogram"}
-_FIELDS = {"name", "type", "unit", "help", "labels", "buckets", "req"}
+_FIELDS = {"name", "type", "unit", "help", "labels", "buckets", "req", "planned"}
 _NAME = re.compile(r"[a-z][a-z0-9_]*\Z")
 
 _HEADER = f'''"""Metrics of the contract, typed. Generated from {SOURCE_PATH}; do not edit.
@@ -54,6 +56,8 @@ class Definition:
     labels: tuple[str, ...]
     help: str
     req: tuple[str, ...]
+    # Declared, and nothing sets it yet.
+    planned: bool
 
 
 class LabelBudget:
@@ -107,12 +111,27 @@ def check(contract: dict[str, Any]) -> None:
             raise MetricsContractError(f"{name}: no budget for {', '.join(unknown)}")
         if not metric["req"] or not metric["help"] or not metric["unit"]:
             raise MetricsContractError(f"{name}: help, unit and req must not be empty")
+        if not isinstance(metric.get("planned", False), bool):
+            raise MetricsContractError(f"{name}: planned is true or absent")
+        check_suffix(contract, name, metric["unit"])
     for label, rule in contract["labels"].items():
         if len(rule.get("values", ())) > rule["budget"]:
             raise MetricsContractError(f"label {label}: more values than its budget")
     for name, bounds in contract["buckets"].items():
         if sorted(set(bounds)) != bounds:
             raise MetricsContractError(f"buckets {name}: must rise")
+
+
+def check_suffix(contract: dict[str, Any], name: str, unit: str) -> None:
+    """A name ends in its unit, and in no other. Raises `MetricsContractError`."""
+    suffixes, stem = contract["suffixes"], name.removesuffix("_total")
+    if name in contract["suffix_exceptions"]:
+        return
+    if not stem.endswith(suffixes.get(unit, "")):
+        raise MetricsContractError(f"{name}: the unit {unit} wants the ending {suffixes[unit]}")
+    for other, suffix in suffixes.items():
+        if stem.endswith(suffix) and other != unit:
+            raise MetricsContractError(f"{name}: {suffix} is the ending of {other}, not of {unit}")
 
 
 def strings(values: list[str]) -> str:
@@ -173,6 +192,7 @@ def definition_line(metric: dict[str, Any]) -> str:
     """The metric's entry in DEFINITIONS."""
     texts = [_quoted(metric[key]) for key in ("name", "type", "unit")]
     texts += [strings(metric["labels"]), _quoted(metric["help"]), strings(metric["req"])]
+    texts.append(str(metric.get("planned", False)))
     return f"    Definition({', '.join(texts)}),"
 
 
@@ -227,6 +247,28 @@ def definitions_module(contract: dict[str, Any]) -> str:
     )
 
 
+def lint_rules(contract: dict[str, Any]) -> str:
+    """What any linter needs to judge an exposition, as JSON; keys in the contract's order."""
+    labels = {
+        name: {"budget": rule["budget"], "values": rule.get("values")}
+        for name, rule in contract["labels"].items()
+    }
+    metrics = {
+        metric["name"]: {
+            "type": metric["type"],
+            "unit": metric["unit"],
+            "help": metric["help"],
+            "labels": metric["labels"],
+            "buckets": contract["buckets"].get(metric.get("buckets")),
+            "planned": metric.get("planned", False),
+        }
+        for metric in contract["metrics"]
+    }
+    document = {"version": contract["version"], "other": "other"}
+    document |= {"labels": labels, "metrics": metrics}
+    return json.dumps(document, indent=1) + "\n"
+
+
 _INIT = f'''"""Metrics of the contract. Generated from {SOURCE_PATH}; do not edit."""
 
 from __future__ import annotations
@@ -258,4 +300,5 @@ def generate(root: Path) -> dict[str, str | bytes]:
         f"{PACKAGE}/__init__.py": _INIT,
         f"{PACKAGE}/py.typed": "",
         f"{PACKAGE}/definitions.py": definitions_module(contract),
+        LINT_RULES: lint_rules(contract),
     }

@@ -137,6 +137,8 @@ class SloService:
         self._looked_ms = self._now_ms()
         self._recent_ms = 0
         self._goals: dict[Priority, dict[str, float]] = {}
+        # Hears of each task and objective whether it was met.
+        self.on_judged: Callable[[Job, str, bool], None] | None = None
         self.reconfigure(objectives, notice_s)
 
     def reconfigure(self, objectives: Sequence[Objective], notice_s: float | None) -> None:
@@ -159,7 +161,8 @@ class SloService:
         task = job.task
         window = self._of(job.pool_id, task.priority).first_token
         if window is not None and not job.recovered:
-            window.observe(job.first_token_ms - task.arrived_ms, self._now_ms())
+            met = window.observe(job.first_token_ms - task.arrived_ms, self._now_ms())
+            self._judged(job, FIRST_TOKEN, met)
 
     def ended(self, job: Job, outcome: str, code: Code | None) -> None:
         """An admitted task's end was decided: `completed`, `canceled`, or an error with `code`."""
@@ -167,6 +170,7 @@ class SloService:
         windows = self._of(job.pool_id, task.priority)
         if windows.errors is not None and (completed or code in _FAILURES):
             windows.errors.observe(0 if completed else 1, 1, now_ms)
+            self._judged(job, ERRORS, completed)
         if task.workload is not Workload.COMPLETION:
             return
         self._meter(job)
@@ -174,13 +178,19 @@ class SloService:
             return
         took_ms, tokens = job.ended_ms - task.arrived_ms, job.log.tokens
         if not job.first_token_ms:
-            _end_without(windows.first_token, took_ms, completed, now_ms)
+            met = _end_without(windows.first_token, took_ms, completed, now_ms)
+            self._judged(job, FIRST_TOKEN, met)
         if windows.tokens_64 is not None and job.first_token_ms and tokens >= PART_TOKENS:
             decode_ms = job.ended_ms - job.first_token_ms
             rest_ms = decode_ms * (tokens - PART_TOKENS) / (tokens - 1)
-            windows.tokens_64.observe(took_ms - rest_ms, now_ms)
+            met = windows.tokens_64.observe(took_ms - rest_ms, now_ms)
         else:
-            _end_without(windows.tokens_64, took_ms, completed, now_ms)
+            met = _end_without(windows.tokens_64, took_ms, completed, now_ms)
+        self._judged(job, TOKENS_64, met)
+
+    def _judged(self, job: Job, objective: str, met: bool | None) -> None:
+        if met is not None and self.on_judged is not None:
+            self.on_judged(job, objective, met)
 
     def _of(self, pool_id: str, priority: Priority) -> _Windows:
         windows = self._windows.get((pool_id, priority))
@@ -285,11 +295,14 @@ class SloService:
         return int(self._monotonic() * 1000)
 
 
-def _end_without(window: LatencyWindow | None, took_ms: int, completed: bool, now_ms: int) -> None:
+def _end_without(
+    window: LatencyWindow | None, took_ms: int, completed: bool, now_ms: int
+) -> bool | None:
     """The end is all there is to measure: that of the answer, or one that came before the answer
-    did and says something only where the goal was missed by then."""
-    if window is not None and (completed or took_ms > window.goal_ms):
-        window.observe(took_ms, now_ms)
+    did and says something only where the goal was missed by then; None where it says nothing."""
+    if window is None or not (completed or took_ms > window.goal_ms):
+        return None
+    return window.observe(took_ms, now_ms)
 
 
 def _decodes_batch(job: Job) -> bool:

@@ -91,8 +91,8 @@ class LatencyWindow:
         self._long = _Ring(window_ms, SUB_WINDOWS, _Latencies)
         self._recent = _Ring(recent_ms, RECENT_SUB_WINDOWS, _Count)
 
-    def observe(self, latency_ms: float, now_ms: int) -> None:
-        """One more, 0 ms or longer."""
+    def observe(self, latency_ms: float, now_ms: int) -> bool:
+        """One more, 0 ms or longer; whether it keeps the goal."""
         # Bucket k holds (goal * growth**(k - 1), goal * growth**k]: 0 and below keep the goal.
         bucket = ceil(log(max(latency_ms, 1.0) / self.goal_ms) / _LOG_GROWTH)
         met = bucket <= 0
@@ -103,6 +103,7 @@ class LatencyWindow:
         slot.samples += 1
         slot.met += met
         slot.buckets[min(bucket, _BUCKETS_ABOVE)] += 1
+        return met
 
     @staticmethod
     def judge(windows: Sequence[LatencyWindow], now_ms: int) -> Verdict:

@@ -34,6 +34,11 @@ if TYPE_CHECKING:
 # A waiting task that had to go for another one counts as rejected too.
 _EVICTIONS = frozenset({Reason.DROPPED_LRU, Reason.SHED, Reason.PREEMPTED})
 
+# Counted from 0 on: to Prometheus a series that begins with its first event has not increased.
+_FAILOVERS = ("resumed", "mismatch", "lost", "drained")
+_OUT_OF_MEMORY = ("vram", "host-ram")
+_DEVICE_ERRORS = ("cuda-error", "xid", "ecc", "gpu-lost", "reset")
+
 _METERED_STATES = ("Preloading", "SelfTest", "Ready", "Draining", "Unready", "Backoff", "Broken")
 
 log = structlog.get_logger("orchestratord.tasks")
@@ -74,10 +79,10 @@ class _PoolMeters:
 
     __slots__ = ("completed", "enqueued", "queue_ms")
 
-    def __init__(self, metrics: OrchMetrics, tallies: Tallies, job: Job) -> None:
+    def __init__(self, metrics: OrchMetrics, tallies: Tallies, job: Job, version: str) -> None:
         task = job.task
         engine, priority = task.engine, task.priority.value
-        where = {"engine": engine, "engine_version": job.engine_version, "pool_id": job.pool_id}
+        where = {"engine": engine, "engine_version": version, "pool_id": job.pool_id}
         self.enqueued = tallies.counter(
             metrics.tasks_enqueued_total.labels(**where, replica_id="", priority=priority)
         ).add
@@ -105,6 +110,8 @@ class Telemetry:
         self._weights: dict[str, dict[Priority, int]] = {}
         self._tenant_weights: dict[str, dict[str, int]] = {}
         self._shares: dict[Flow, Gauge] = {}
+        self._versions: dict[str, str] = {}  # of the engine that a pool had last
+        self._judged: dict[tuple[str, Priority, str], tuple[TokenCounter, TokenCounter]] = {}
         self._http: dict[tuple[str, int], TokenCounter] = {}
         self.journal_bytes: Callable[[], int] = lambda: 0
 
@@ -164,7 +171,7 @@ class Telemetry:
     def canceled(self, job: Job, reason: Reason) -> None:
         self.metrics.tasks_canceled_total.labels(
             engine=job.task.engine,
-            engine_version=job.engine_version,
+            engine_version=self._version(job),
             pool_id=job.pool_id,
             replica_id=job.replica_id,
             reason=reason.value,
@@ -261,6 +268,13 @@ class Telemetry:
         self._pool_fields[spec.id] = fields
         self._weights[spec.id] = {policy.name: policy.weight for policy in spec.priorities}
         self._tenant_weights[spec.id] = {tenant.id: tenant.weight for tenant in spec.tenants}
+        metrics, of = self.metrics, {"engine": spec.engine, "pool_id": spec.id}
+        for outcome in _FAILOVERS:
+            metrics.failovers_total.labels(**of, outcome=outcome)
+        for reason in _OUT_OF_MEMORY:
+            metrics.oom_events_total.labels(**of, reason=reason)
+        for reason in _DEVICE_ERRORS:
+            metrics.driver_reset_events_total.labels(**of, reason=reason)
 
     def weights(self, pool_id: str, priority: Priority, tenant: str) -> tuple[int | None, int]:
         """Of the class in the pool, where it has been told of it, and of the tenant (default 1)."""
@@ -273,11 +287,12 @@ class Telemetry:
 
     def pool_removed(self, pool_id: str) -> None:
         """Nothing said of the pool holds any more; what was counted stays."""
-        for known in (self._pool_fields, self._weights, self._tenant_weights):
+        for known in (self._pool_fields, self._weights, self._tenant_weights, self._versions):
             known.pop(pool_id, None)
 
     def replica_ready(self, replica: Replica) -> None:
         self._of(replica)
+        self._versions[replica.pool_id] = replica.properties.engine_version
         self.metrics.replica_ready.labels(
             engine=replica.set_key.engine,
             engine_version=replica.properties.engine_version,
@@ -408,6 +423,21 @@ class Telemetry:
                     priority in refused
                 )
 
+    def slo_judged(self, job: Job, objective: str, met: bool) -> None:
+        """A task was measured for an objective of its pool and priority."""
+        priority = job.task.priority
+        key = (job.pool_id, priority, objective)
+        counters = self._judged.get(key)
+        if counters is None:
+            of = {"engine": job.task.engine, "pool_id": job.pool_id, "priority": priority.value}
+            missed_child, met_child = (
+                self.metrics.slo_tasks_total.labels(**of, objective=objective, result=result)
+                for result in ("missed", "met")
+            )
+            count = self._tallies.counter
+            counters = self._judged[key] = count(missed_child).add, count(met_child).add
+        counters[met](1)
+
     def share_gauges(self, shares: Mapping[Flow, ShareView]) -> None:
         """What every flow got lately; the rest, beyond the budget of tenants, adds up in `other`.
 
@@ -435,11 +465,16 @@ class Telemetry:
         return meters
 
     def _of_pool(self, job: Job) -> _PoolMeters:
-        key = (job.pool_id, job.engine_version, job.task.priority)
+        key = (job.pool_id, version := self._version(job), job.task.priority)
         meters = self._pool_meters.get(key)
         if meters is None:
-            meters = self._pool_meters[key] = _PoolMeters(self.metrics, self._tallies, job)
+            meters = _PoolMeters(self.metrics, self._tallies, job, version)
+            self._pool_meters[key] = meters
         return meters
+
+    def _version(self, job: Job) -> str:
+        """Of its engine; before it has one, of the engine that its pool had last."""
+        return job.engine_version or self._versions.get(job.pool_id, "")
 
     def config_reloaded(self, outcome: str) -> None:
         """A hot reload: applied, unchanged, rejected or reverted."""

@@ -14,6 +14,8 @@ from orch_tools.codegen_metrics import MetricsContractError, check
 CONTRACT: dict[str, Any] = {
     "labels": {"engine": {"budget": 2, "values": ["a", "b"]}},
     "buckets": {"ms": [1, 2]},
+    "suffixes": {"ms": "_ms", "bytes": "_bytes"},
+    "suffix_exceptions": [],
     "metrics": [
         {
             "name": "waits_ms",
@@ -121,6 +123,9 @@ def test_two_registries_do_not_share_series_or_budgets() -> None:
         ({"labels": ["client"]}, "no budget for client"),
         ({"help": ""}, "must not be empty"),
         ({"req": []}, "must not be empty"),
+        ({"unit": "bytes"}, "wants the ending _bytes"),
+        ({"unit": "tasks"}, "_ms is the ending of ms"),
+        ({"planned": "later"}, "planned is true or absent"),
     ],
 )
 def test_a_contract_that_contradicts_itself_is_refused(

@@ -255,6 +255,40 @@ def running(tokens: int = 0, *, priority: Priority = BATCH, **fields: Any) -> Jo
 
 
 @pytest.mark.req("ORCH-3041", partial="measured; alerts are not built")
+class TestVerdicts:
+    @pytest.mark.parametrize(
+        ("end", "outcome", "code", "expected"),
+        [
+            ((900, 2_500, 64), "completed", None, [True, True, True]),
+            ((901, 2_501, 64), "completed", None, [True, False, False]),
+            ((None, 900, 0), "failed", Code.WORKER_RESET, [False, None, None]),
+            ((None, 2_501, 0), "failed", Code.WORKER_RESET, [False, False, False]),
+            ((100, 2_000, 9), "canceled", None, [None, True, None]),
+        ],
+    )
+    def test_each_objective_that_a_task_says_something_of_is_judged_once(
+        self,
+        end: tuple[int | None, int, int],
+        outcome: str,
+        code: Code | None,
+        expected: list[bool | None],
+    ) -> None:
+        world = World()
+        told: list[tuple[str, bool]] = []
+        world.slo.on_judged = lambda job, objective, met: told.append((objective, met))
+        one = ended(*end)
+
+        if end[0] is not None:
+            world.slo.first_token(one)
+        world.slo.ended(one, outcome, code)
+
+        by_name = dict(told)
+        assert len(told) == len(by_name)
+        names = ("error_ratio", "first_token_p95_ms", "tokens_64_p95_ms")
+        assert [by_name.get(name) for name in names] == expected
+
+
+@pytest.mark.req("ORCH-3041", partial="measured; alerts are not built")
 class TestThroughput:
     """A token takes 10 ms: in a second a slot can decode 100."""
 

@@ -19,8 +19,8 @@ SLOW = MockScript(slots_total=1, token_delay_ms=100)
 ONE_SLOT = Setup(engines={"r0": SLOW})
 POOL_LABELS = {"engine": "llamacpp", "engine_version": "mock 1", "pool_id": POOL}
 REPLICA_LABELS = {**POOL_LABELS, "replica_id": "r0"}
-# What nobody knows before a replica was chosen is empty.
-QUEUED_LABELS = {**POOL_LABELS, "engine_version": "", "replica_id": ""}
+# Which replica it will be nobody knows yet.
+QUEUED_LABELS = {**POOL_LABELS, "replica_id": ""}
 OUTCOME_LABELS = {"engine": "llamacpp", "pool_id": POOL}
 
 
