@@ -16,7 +16,7 @@ from typing import Annotated
 
 import typer
 
-from orch_tools import codegen, evidence, proof, requirements
+from orch_tools import codegen, evidence, proof, requirements, spec_changes
 from orch_tools.open_list import OpenListError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -61,15 +61,24 @@ def lint_requirements(
         str | None,
         typer.Option(metavar="REASON", help="First bring requirements/open.yaml up to date."),
     ] = None,
+    waits_for: Annotated[
+        str, typer.Option(metavar="CAPABILITY", help="What brings the proof of what --settle adds.")
+    ] = "",
 ) -> None:
     """Check the specification and everything that names its ids; exit 1 and name each problem."""
     if settle:
         try:
-            requirements.settle(ROOT, settle)
+            requirements.settle(ROOT, settle, waits_for)
         except (requirements.RequirementErrors, OpenListError) as error:
             typer.echo(str(error), err=True)
             raise typer.Exit(1) from error
     problems = requirements.lint(ROOT)
+    try:
+        problems += spec_changes.problems(ROOT)
+    except spec_changes.ChangelogError as error:
+        problems.append(str(error))
+    except requirements.RequirementErrors:
+        pass  # the lint has just named them
     for problem in problems:
         typer.echo(problem)
     if problems:
@@ -117,6 +126,19 @@ def make_proof(
         typer.echo(str(error), err=True)
         raise typer.Exit(1) from error
     typer.echo(f"{out}: check it with `llama-orch proof verify {out}`")
+
+
+@app.command()
+def release(
+    version: Annotated[str, typer.Argument(help="What the contracts become: 1.1.0.")],
+    date: Annotated[str, typer.Option(help="YYYY-MM-DD; today where it is left out.")] = "",
+) -> None:
+    """Make what CHANGELOG_SPEC.md has under Unreleased a version, and remember the contracts."""
+    try:
+        spec_changes.release(ROOT, version, date or datetime.now(UTC).date().isoformat())
+    except (spec_changes.ChangelogError, requirements.RequirementErrors) as error:
+        typer.echo(str(error), err=True)
+        raise typer.Exit(1) from error
 
 
 @app.command()

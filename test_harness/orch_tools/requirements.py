@@ -13,7 +13,6 @@ OC-CONFIG-6010.
 from __future__ import annotations
 
 import re
-from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -211,44 +210,36 @@ def lint(root: Path) -> list[str]:
         explained = read_open(root)
     except (RequirementErrors, OpenListError) as error:
         return str(error).splitlines()
-    listed = [requirement_id for ids in explained.values() for requirement_id in ids]
+    listed = set(explained.listed)
     problems = [
         f"{requirement.spec}: {requirement.id} is a MUST without a complete test; "
         f"write one, or say why in {OPEN_FILE.as_posix()}"
         for requirement in catalog.by_id.values()
-        if requirement.level == "MUST" and requirement.id not in complete.union(listed)
+        if requirement.level == "MUST" and requirement.id not in complete | listed
     ]
-    for requirement_id, times in Counter(listed).items():
-        if why := catalog.problem(requirement_id):
-            problems.append(f"{OPEN_FILE.as_posix()}: {why}")
-        elif requirement_id in complete:
-            problems.append(
-                f"{OPEN_FILE.as_posix()}: {requirement_id} has a complete test now, take it out"
-            )
-        elif times > 1:
-            problems.append(f"{OPEN_FILE.as_posix()}: {requirement_id} is listed twice")
+    problems += [f"{OPEN_FILE.as_posix()}: {each}" for each in explained.problems(complete)]
+    problems += [
+        f"{OPEN_FILE.as_posix()}: {why}" for each in listed if (why := catalog.problem(each))
+    ]
     return sorted(problems)
 
 
-def settle(root: Path, reason: str) -> None:
+def settle(root: Path, reason: str, waits_for: str) -> None:
     """Bring `requirements/open.yaml` up to date, for a person to review as a diff.
 
     What is proved now or no longer exists goes out; a MUST that is neither proved nor listed goes
-    in under `reason`. Raises: RequirementErrors, OpenListError.
+    in under `reason`, open until the capability `waits_for` lands.
+
+    Raises: RequirementErrors, OpenListError.
     """
     catalog = load_catalog(root)
     complete = _completely_tested(checked_traces(root, catalog))
     needed = {
-        requirement.id
-        for requirement in catalog.by_id.values()
-        if requirement.level != "WITHDRAWN" and requirement.id not in complete
+        each.id
+        for each in catalog.by_id.values()
+        if each.level == "MUST" and each.id not in complete
     }
-    groups = {why: [each for each in ids if each in needed] for why, ids in read_open(root).items()}
-    listed = {each for ids in groups.values() for each in ids}
-    groups.setdefault(reason, []).extend(
-        each for each in needed - listed if catalog.by_id[each].level == "MUST"
-    )
-    write_open(root, groups)
+    write_open(root, read_open(root).settled(needed, reason, waits_for))
 
 
 def _completely_tested(traces: Iterable[Trace]) -> set[str]:

@@ -162,7 +162,10 @@ def test_lint_asks_for_a_complete_test_of_each_must_or_an_explanation(tmp_path: 
                 @pytest.mark.req("ORCH-0004")
                 def test_it(): ...
             """,
-            "requirements/open.yaml": "- {reason: built later, ids: [ORCH-0002]}\n",
+            "requirements/open.yaml": """
+                ahead: [cluster]
+                open: [{reason: later, waits_for: cluster, ids: [ORCH-0002]}]
+            """,
         },
     )
 
@@ -184,7 +187,10 @@ def test_lint_names_explanations_that_are_out_of_date(tmp_path: Path) -> None:
 
                 def test_it(): ...
             """,
-            "requirements/open.yaml": "- {reason: built later, ids: [ORCH-0001, ORCH-0007]}\n",
+            "requirements/open.yaml": """
+                ahead: [cluster]
+                open: [{reason: later, waits_for: cluster, ids: [ORCH-0001, ORCH-0007]}]
+            """,
         },
     )
 
@@ -211,25 +217,60 @@ def test_settling_drops_what_is_proved_and_adds_what_is_not_explained(tmp_path: 
                 def test_it(): ...
             """,
             "requirements/open.yaml": """
-                - {reason: cluster, ids: [ORCH-0002]}
-                - {reason: soon, ids: [ORCH-0001, ORCH-0009]}
+                ahead: [cluster, catalog]
+                open:
+                - {reason: no cluster, waits_for: cluster, ids: [ORCH-0002]}
+                - {reason: soon, waits_for: cluster, ids: [ORCH-0001, ORCH-0009]}
             """,
         },
     )
 
-    requirements.settle(tmp_path, "found today")
+    requirements.settle(tmp_path, "found today", "catalog")
 
-    assert yaml.safe_load((tmp_path / "requirements/open.yaml").read_text()) == [
-        {"reason": "cluster", "ids": ["ORCH-0002"]},
-        {"reason": "found today", "ids": ["ORCH-0003"]},
+    assert yaml.safe_load((tmp_path / "requirements/open.yaml").read_text())["open"] == [
+        {"reason": "no cluster", "waits_for": "cluster", "ids": ["ORCH-0002"]},
+        {"reason": "found today", "waits_for": "catalog", "ids": ["ORCH-0003"]},
     ]
     assert requirements.lint(tmp_path) == []
 
 
-@pytest.mark.parametrize("text", ["- ORCH-0001", "- {reason: x}", "- {reason: x, ids: ORCH-0001}"])
-def test_a_malformed_open_list_is_a_problem_not_an_explanation(tmp_path: Path, text: str) -> None:
+@pytest.mark.parametrize(
+    ("waits_for", "problem"),
+    [
+        ("core", "ORCH-0001: open until 'core', which has landed; write the test"),
+        ("moon", "ORCH-0001: waits for 'moon', which is not `ahead`"),
+    ],
+)
+def test_what_has_landed_or_is_unknown_excuses_nothing(
+    waits_for: str, problem: str, tmp_path: Path
+) -> None:
+    gap = f"{{reason: later, waits_for: {waits_for}, ids: [ORCH-0001]}}"
+    write_tree(
+        tmp_path,
+        {
+            ALPHA: "- [ORCH-0001] (MUST) X.",
+            "requirements/open.yaml": f"{{landed: [core], ahead: [cluster], open: [{gap}]}}",
+        },
+    )
+
+    assert requirements.lint(tmp_path) == [f"requirements/open.yaml: {problem}"]
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("- ORCH-0001", "Expected `object`, got `array`"),
+        ("open: [{reason: x, waits_for: y}]", "missing required field `ids`"),
+        ("open: [{reason: x, waits_for: y, ids: ORCH-0001}]", "Expected `array`, got `str`"),
+        ("opens: []", "unknown field `opens`"),
+    ],
+)
+def test_a_malformed_open_list_is_a_problem_not_an_explanation(
+    text: str, problem: str, tmp_path: Path
+) -> None:
     write_tree(tmp_path, {ALPHA: "- [ORCH-0001] (MUST) X.", "requirements/open.yaml": text})
 
-    (problem,) = requirements.lint(tmp_path)
+    found = requirements.lint(tmp_path)
 
-    assert problem.startswith("requirements/open.yaml: not of the form {reason, ids}")
+    assert found[0].startswith("requirements/open.yaml: ")
+    assert problem in found[0]
