@@ -11,7 +11,9 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
+from harness_kit import secret_scan
 from harness_kit.nvml_library import SCRIPT_VARIABLE, ScriptedNvml, build
+from harness_kit.report_files import report_file
 
 HERE = Path(__file__).parent
 KINDS = ("unit", "property", "conformance", "contract", "e2e")
@@ -46,3 +48,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def _rank(item: pytest.Item) -> int:
     kind = item.path.relative_to(HERE).parts[0]
     return KINDS.index(kind) if kind in KINDS else len(KINDS)
+
+
+def pytest_sessionfinish() -> None:
+    """Say how much was searched for secrets."""
+    report_file("secrets/scan.json").write_text(secret_scan.report(), encoding="utf-8")

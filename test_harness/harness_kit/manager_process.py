@@ -19,6 +19,7 @@ from typing import Any, Self
 
 import yaml
 
+from harness_kit import secret_scan
 from harness_kit.service_process import CONTROL_KEY, START_TIMEOUT_S
 from harness_kit.waiting import wait_until
 
@@ -79,6 +80,7 @@ class ManagerProcess:
         process = self._process
         if process is not None and process.stdout is not None:
             process.stdout.close()
+        secret_scan.check("log", self.log_text(), str(self.log_path))
 
     def wait_managing(self) -> dict[str, Any]:
         """The line that says that it is registered."""

@@ -20,6 +20,7 @@ from typing import Any, Self
 
 import yaml
 
+from harness_kit import secret_scan
 from harness_kit.http_probe import HttpProbe, ProbeError
 from harness_kit.waiting import wait_until
 
@@ -37,6 +38,7 @@ _KEYS = {
     "LLAMA_ORCH_TEST_ALL": ("everything", "acme", ["data", "control", "metrics"], ALL_KEY),
 }
 SECRETS = tuple(key for *_, key in _KEYS.values())
+secret_scan.learn(SECRETS)
 
 MODEL = "file:/models/fake.gguf"  # never opened: the engines of these pools run elsewhere
 POOL = "p0"
@@ -101,9 +103,11 @@ class ServiceProcess:
             "server": server | sections.get("server", {}),
             "pools": list(pools),
         }
+        self.environment: dict[str, str] = {}  # added to this process's own
         self.port = 0
         self.control_port: int | None = None
         self._process: subprocess.Popen[bytes] | None = None
+        self._scanned_bytes = 0  # of the log, which one process after the other goes on with
 
     def __enter__(self) -> Self:
         try:
@@ -134,14 +138,14 @@ class ServiceProcess:
         """Start it and wait until it listens, and until `/readyz` says 200 unless told not to."""
         assert not self.running, "already running"
         self.config_path.write_text(yaml.safe_dump(self.config), encoding="utf-8")
-        environment = os.environ | {name: key for name, (*_, key) in _KEYS.items()}
+        keys = {name: key for name, (*_, key) in _KEYS.items()}
         with self.log_path.open("ab") as log:
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "orch_cli.main", "serve", "--config", str(self.config_path)],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=log,
-                env=environment,
+                env=os.environ | keys | self.environment,
             )
         line = self._first_line()
         assert line, f"the service did not start:\n{self.log_text()[-4000:]}"
@@ -175,7 +179,7 @@ class ServiceProcess:
         """Wait for its end; returns the exit status."""
         assert self._process is not None
         try:
-            return self._process.wait(timeout_s)
+            status = self._process.wait(timeout_s)
         except subprocess.TimeoutExpired:
             self.kill()
             raise AssertionError(
@@ -183,6 +187,8 @@ class ServiceProcess:
             ) from None
         finally:
             self._close_pipe()
+        self._scan_log()
+        return status
 
     def kill(self) -> None:
         """SIGKILL, as a crash; nothing happens to one that has ended."""
@@ -191,6 +197,7 @@ class ServiceProcess:
         self._process.kill()
         self._process.wait()
         self._close_pipe()
+        self._scan_log()
 
     def restart(self) -> Self:
         """Start again on the same state; the port is another one."""
@@ -235,7 +242,9 @@ class ServiceProcess:
         with self.probe(METRICS_KEY) as probe:
             answer = probe.get("/metrics")
         assert answer.status == 200
-        return answer.body.decode()
+        text = answer.body.decode()
+        secret_scan.check("metrics", text, "/metrics")
+        return text
 
     def metric(self, name: str, **labels: str) -> float:
         """The sum of a metric's samples that carry `labels`; 0 where there is none."""
@@ -259,6 +268,14 @@ class ServiceProcess:
         reader.start()
         reader.join(START_TIMEOUT_S)
         return lines[0] if lines else b""
+
+    def _scan_log(self) -> None:
+        """Look for secrets in what was logged since the last look."""
+        if not self.log_path.exists():
+            return
+        written = self.log_path.read_bytes()[self._scanned_bytes :]
+        self._scanned_bytes += len(written)
+        secret_scan.check("log", written.decode(errors="replace"), str(self.log_path))
 
     def _close_pipe(self) -> None:
         if self._process is not None and self._process.stdout is not None:
