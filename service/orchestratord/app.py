@@ -387,7 +387,7 @@ async def _run(
     state_dir = Path(config.server.state_dir)
     coordinator: Coordinator = LocalCoordinator(state_dir)
     lease: Lease = await coordinator.acquire(OWNER_LEASE, f"pid {os.getpid()}")
-    telemetry = Telemetry()
+    telemetry = Telemetry(logs.write)
     journal = SqliteJournal(
         state_dir / "journal.sqlite3", config.journal.sync, on_commit=telemetry.journal_commit
     )

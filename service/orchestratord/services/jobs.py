@@ -119,6 +119,7 @@ class Job:
     recovered: bool = False
     # What was decided about it, in this order; of too many the first and the newest.
     decisions: list[Decision] = field(default_factory=list)
+    line: bytes = b""  # what its log lines have in common, while it lives (`task_lines`)
 
     def note(self, decision: Decision) -> None:
         """Something was decided about it. O(1)."""
@@ -199,6 +200,7 @@ class JobTable:
         job.payload = None
         job.decode = None
         job.begun = None
+        job.line = b""
         if self._jobs.get(job.task.key) is job:
             self._ended[job.task.key] = job
             self._ended_bytes += job.retained_bytes

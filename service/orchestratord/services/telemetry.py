@@ -25,6 +25,7 @@ from orchestrator_core.task import Priority
 from orchestratord.services.decisions import Admitted, Decision, Ended
 from orchestratord.services.jobs import Job
 from orchestratord.services.tallies import Tallies
+from orchestratord.services.task_lines import TaskLines, to_structlog
 from worker_adapters.adapter_api.types import DecodeEnd
 
 if TYPE_CHECKING:
@@ -44,8 +45,6 @@ _METERED_STATES = ("Preloading", "SelfTest", "Ready", "Draining", "Unready", "Ba
 log = structlog.get_logger("orchestratord.tasks")
 
 TokenCounter = Callable[[int], None]
-
-_NO_WEIGHTS: dict[Priority, int] = {}
 
 
 class _ReplicaMeters:
@@ -97,17 +96,15 @@ class _PoolMeters:
 
 
 class Telemetry:
-    def __init__(self) -> None:
-        # Bound once: structlog's proxy looks its logger up anew for every line.
-        self._info = log.bind().info
+    def __init__(self, write_line: Callable[[bytes], None] = to_structlog) -> None:
+        """`write_line` takes the lines of tasks' decisions, each a JSON object."""
+        self._lines = TaskLines(write_line)
         self.registry = CollectorRegistry()
         self.metrics = OrchMetrics(self.registry)
         self._tallies = Tallies()
         self._meters: dict[tuple[str, str, str], _ReplicaMeters] = {}
         self._deadlines: dict[Priority, tuple[int, int]] = dict.fromkeys(Priority, (0, 0))
         self._pool_meters: dict[tuple[str, str, Priority], _PoolMeters] = {}
-        self._pool_fields: dict[str, dict[str, Any]] = {}
-        self._weights: dict[str, dict[Priority, int]] = {}
         self._tenant_weights: dict[str, dict[str, int]] = {}
         self._shares: dict[Flow, Gauge] = {}
         self._versions: dict[str, str] = {}  # of the engine that a pool had last
@@ -119,10 +116,7 @@ class Telemetry:
 
     def decided(self, job: Job, decision: Decision) -> None:
         """One line a decision, with what it was taken from (ORCH-3027)."""
-        fields = self.log_fields(job)
-        fields.update(decision.values())
-        fields["reason"] = decision.reason
-        self._info(f"task.{decision.kind}", **fields)
+        self._lines.decided(job, decision)
 
     def admitted(self, job: Job, decision: Admitted) -> None:
         self._of_pool(job).enqueued(1)
@@ -211,12 +205,7 @@ class Telemetry:
         if outcome != "canceled":
             met, all_ended = self._deadlines[task.priority]
             self._deadlines[task.priority] = (met + on_time, all_ended + 1)
-        fields = self.log_fields(job)
-        fields.update(decision.values())
-        fields["on_time_probability"] = 1.0 if on_time else 0.0  # it is known by now
-        fields["decision"] = decision.kind
-        fields["reason"] = decision.reason
-        self._info("task.ended", **fields)
+        self._lines.ended(job, decision, on_time)
 
     def failover(self, job: Job, outcome: str) -> None:
         """`resumed` elsewhere, `lost` with WORKER_RESET, or a `mismatch` of bytes."""
@@ -239,34 +228,14 @@ class Telemetry:
 
     def log_fields(self, job: Job) -> dict[str, Any]:
         """The fields of ORCH-3027 and ORCH-3094 that hold at any time of a task's life."""
-        task = job.task
-        return {
-            "job_id": job.task_id,
-            "session_id": job.session_id,
-            "client_id": task.client_id,
-            "tenant_id": task.tenant,
-            "correlation_id": job.correlation_id,
-            "engine": task.engine,
-            "pool_id": job.pool_id,
-            "replica_id": job.replica_id,
-            "model_id": task.model_ref,
-            "engine_version": job.engine_version,
-            "sampler_profile_version": task.sampler_profile_version,
-            "priority": task.priority.value,
-            "weight": self._weights.get(job.pool_id, _NO_WEIGHTS).get(task.priority),
-            "preempted": job.preemptions > 0 or job.made_way,
-            "deadline_ms": task.deadline_at_ms - task.arrived_ms,
-            "kv_warmth": job.kv_warm,
-            **self._pool_fields.get(job.pool_id, {}),
-        }
+        return self._lines.fields(job)
 
     # --- replicas and pools ------------------------------------------------------------------
 
     def pool_added(self, spec: PoolSpec, fields: dict[str, Any]) -> None:
         """What every log line of the pool's tasks carries: quant, ctx, tensor_split, weight; in
         place of what was said of it before."""
-        self._pool_fields[spec.id] = fields
-        self._weights[spec.id] = {policy.name: policy.weight for policy in spec.priorities}
+        self._lines.pool_added(spec, fields)
         self._tenant_weights[spec.id] = {tenant.id: tenant.weight for tenant in spec.tenants}
         metrics, of = self.metrics, {"engine": spec.engine, "pool_id": spec.id}
         for outcome in _FAILOVERS:
@@ -278,17 +247,18 @@ class Telemetry:
 
     def weights(self, pool_id: str, priority: Priority, tenant: str) -> tuple[int | None, int]:
         """Of the class in the pool, where it has been told of it, and of the tenant (default 1)."""
-        weight = self._weights.get(pool_id, _NO_WEIGHTS).get(priority)
+        weight = self._lines.weight(pool_id, priority)
         return weight, self._tenant_weights.get(pool_id, {}).get(tenant, 1)
 
     def pool_like(self, spec: PoolSpec, other_id: str) -> None:
         """Another pool, with the fields of a known one."""
-        self.pool_added(spec, self._pool_fields.get(other_id, {}))
+        self.pool_added(spec, self._lines.pool_fields(other_id))
 
     def pool_removed(self, pool_id: str) -> None:
         """Nothing said of the pool holds any more; what was counted stays."""
-        for known in (self._pool_fields, self._weights, self._tenant_weights, self._versions):
-            known.pop(pool_id, None)
+        self._lines.pool_removed(pool_id)
+        self._tenant_weights.pop(pool_id, None)
+        self._versions.pop(pool_id, None)
 
     def replica_ready(self, replica: Replica) -> None:
         self._of(replica)
