@@ -48,6 +48,15 @@ def devices_of(mask: Iterable[str], host: HostGpus) -> tuple[DeviceSnapshot, ...
     return tuple(found[index] for index in sorted(found))
 
 
+def overlap(name: str, other: str, host: HostGpus) -> bool:
+    """Whether two names mean one device, or a GPU and an instance of it; False where either is not
+    known."""
+    one, two = device_of(name, host), device_of(other, host)
+    if one is None or two is None or one[0].index != two[0].index:
+        return False
+    return one[1] is None or two[1] is None or one[1].uuid == two[1].uuid
+
+
 def known_names(host: HostGpus) -> tuple[str, ...]:
     """What a mask can name here, for a message."""
     names = []

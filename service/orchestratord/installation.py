@@ -14,7 +14,7 @@ from importlib.metadata import EntryPoint, entry_points
 
 from gpu_telemetry.nvml import NvmlReader, NvmlUnavailable
 from gpu_telemetry.snapshot import HostGpus
-from gpu_telemetry.topology import device_of, known_names
+from gpu_telemetry.topology import device_of, known_names, overlap
 from orchestratord.configuration import Host, config_schema
 from pool_managerd.model_files import ModelMissing, ModelUnavailable, find_model
 from worker_adapters.adapter_api.types import EngineAdapter
@@ -55,6 +55,7 @@ def this_host() -> Host:
         frozenset(InstalledAdapters()),
         _model_problem,
         lambda device: _device_problem(device, gpus()),
+        lambda one, other: overlap(one, other, gpus()),
     )
 
 

@@ -9,8 +9,9 @@ finding taken what those before it need. Requirements: ORCH-3001, ORCH-3003, ORC
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
+from pool_managerd.device_masks import DeviceGone, taken_by
 from pool_managerd.launch_command import (
     MARKER_VARIABLE,
     engine_environment,
@@ -48,10 +49,14 @@ def preview_pools(
     pools: Iterable[PoolSettings], check: PreloadCheck, models: ModelStore | None = None
 ) -> Iterator[ReplicaPreview]:
     """Every replica that the pools launch, in the order of the configuration."""
+    before: list[PoolSettings] = []
     for pool in pools:
         if pool.launch is not None:
+            taken = taken_by(pool, before, check.gpus())
             for number in range(pool.launch.count):
-                yield _preview(pool, pool.launch, f"{pool.id}-{number}", check, models)
+                preview = _preview(pool, pool.launch, f"{pool.id}-{number}", check, models)
+                yield preview if taken is None else replace(preview, refused=taken)
+            before.append(pool)
 
 
 def _preview(
@@ -66,11 +71,12 @@ def _preview(
         pool, launch = show_models(pool, launch, models)
         plan = check.preview(pool, launch)
         words = engine_words(pool, launch, replica_id, 0, plan, verify=False)
+        masked = replace(pool, devices=plan.mask)
         environment = engine_environment(
-            pool, launch, "", {}, profile_environment(pool, launch, plan)
+            masked, launch, "", {}, profile_environment(pool, launch, plan)
         )
         missing = None if launch.command is not None else missing_program(pool, launch)
-    except (LaunchRefused, ModelUnavailable) as error:
+    except (DeviceGone, LaunchRefused, ModelUnavailable) as error:
         return ReplicaPreview(pool.id, replica_id, plan=plan, refused=str(error))
     ours = _MASK if pool.devices else frozenset()
     given = {name for name, _ in launch.env} - ours

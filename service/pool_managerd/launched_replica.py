@@ -20,6 +20,7 @@ from dataclasses import dataclass, replace
 import structlog
 
 from pool_managerd.backoff import HEALTHY_RESET_S, Backoff
+from pool_managerd.device_masks import DeviceGone
 from pool_managerd.engine_ledger import EngineLedger
 from pool_managerd.engine_output import EngineOutput, last_words
 from pool_managerd.engine_probe import PROBE_PERIOD_S, EngineProbe, NotReady
@@ -59,6 +60,8 @@ EXIT_FOLLOWS_S = 1.0
 PORT_ATTEMPTS = 3
 PORT_TAKEN = re.compile(rb"address already in use|couldn't bind|failed to bind", re.IGNORECASE)
 
+# Nothing was started for want of it: that is no storm of restarts.
+_NOT_STARTED = frozenset((CauseCode.MEMORY, CauseCode.DEVICE))
 _FAULT_CODES = {fault: code for code, fault in DEVICE_FAULTS.items()}
 
 _log = structlog.get_logger(__name__)
@@ -163,7 +166,7 @@ class LaunchedSupervisor:
             delay_s = 0.0
             if 0 < lost_ports < PORT_ATTEMPTS:
                 self.replica.wait_for_restart(delay_s)
-            elif cause.code is not CauseCode.MEMORY and (  # nothing was started: no storm
+            elif cause.code not in _NOT_STARTED and (
                 rest_s := self._breaker.after_failure(loop.time(), healthy_s)
             ):
                 delay_s = rest_s
@@ -211,6 +214,8 @@ class LaunchedSupervisor:
             )
         except DoesNotFit as error:
             return replica.cause(CauseCode.MEMORY, str(error))
+        except DeviceGone as error:
+            return replica.cause(CauseCode.DEVICE, f"{error}; no engine is started on another one")
         except ModelUnavailable as error:
             return replica.cause(CauseCode.MODEL, str(error))
         except (LaunchRefused, OSError, ValueError) as error:
@@ -237,7 +242,8 @@ class LaunchedSupervisor:
                 pool, launch, self.replica.id, port, plan, second_port=free_port(), cpus=self.cpus
             )
             profiled = profile_environment(pool, launch, plan)
-            environment = engine_environment(pool, launch, self._marker, os.environ, profiled)
+            masked = replace(pool, devices=plan.mask)
+            environment = engine_environment(masked, launch, self._marker, os.environ, profiled)
             # With as much context as there is memory for.
             prepared = _Prepared(
                 command,

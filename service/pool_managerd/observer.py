@@ -32,6 +32,7 @@ class CauseCode(StrEnum):
     CONTEXT = "context"  # it offers less context than the pool promises
     DIGEST = "digest"  # it serves another model than the pool's
     MEMORY = "memory"  # what it needs, by the estimate, is not free: it was not started
+    DEVICE = "device"  # a GPU of its mask does not answer: it was not started
     SELF_TEST = "self-test"  # it answers, and does not work
     VRAM_OOM = "vram-oom"  # it ended for want of GPU memory
     HOST_OOM = "host-oom"  # it ended for want of the host's memory

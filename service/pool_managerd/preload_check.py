@@ -23,7 +23,8 @@ from pathlib import Path
 import structlog
 
 from gpu_telemetry.snapshot import HostGpus
-from gpu_telemetry.topology import device_of, known_names
+from gpu_telemetry.topology import device_of
+from pool_managerd.device_masks import DeviceMasks
 from pool_managerd.host_memory import read_host_memory
 from pool_managerd.launch_profiles import LaunchRefused, profile_of
 from pool_managerd.memory_estimate import HOST, MIB, EstimatedLaunch, MemoryEstimate, Room
@@ -48,13 +49,15 @@ class DoesNotFit(Exception):
 @dataclass(frozen=True, slots=True)
 class LaunchPlan:
     """What to start: `slots` None leaves them to the engine. `result` is None where there is no
-    estimate, and `unchecked` then says why; `available` is what it was compared with."""
+    estimate, and `unchecked` then says why; `available` is what it was compared with. `mask` are
+    the pool's devices by their UUIDs, where they are known."""
 
     slots: int | None
     ctx: int
     result: Fit | Shortfall | None = None
     available: Available | None = None
     unchecked: str = ""
+    mask: tuple[str, ...] = ()
 
     @property
     def estimate(self) -> MemoryEstimate | None:
@@ -119,7 +122,8 @@ class PreloadCheck:
         gpus: Callable[[], HostGpus],
         host_memory: Callable[[], Room | None] = read_host_memory,
     ) -> None:
-        self._gpus = gpus
+        self.gpus = gpus
+        self._masks = DeviceMasks(gpus)
         self._host_memory = host_memory
         # Starts are admitted in threads; the event loop takes this lock as well.
         self._lock = threading.Lock()
@@ -130,8 +134,9 @@ class PreloadCheck:
 
     def admit(self, pool: PoolSettings, launch: LaunchSettings) -> tuple[LaunchPlan, MemoryHold]:
         """The plan of a start, and what holds its memory. Reads model files: not for the event
-        loop. Raises `DoesNotFit`, and `LaunchRefused` for a mask or a split that this host cannot
-        have."""
+        loop. Raises `DoesNotFit`, `DeviceGone`, and `LaunchRefused` for a mask or a split that this
+        host cannot have."""
+        mask = self._masks.resolve(pool)
         number = next(self._numbers)
         hold = MemoryHold(self._held, number)
         question = self._question(pool, launch)
@@ -149,19 +154,20 @@ class PreloadCheck:
             _log.info("preload.unchecked", pool_id=pool.id, cause=plan.unchecked)
         if plan.reduced:
             _log.warning("preload.reduced", pool_id=pool.id, slots=plan.slots, ctx=plan.ctx)
-        return plan, hold
+        return replace(plan, mask=mask), hold
 
     def preview(self, pool: PoolSettings, launch: LaunchSettings) -> LaunchPlan:
         """As `admit`, with a shortfall in the plan; what fits is held for good, so that the next
-        preview finds it taken. Raises `LaunchRefused`."""
+        preview finds it taken. Raises `DeviceGone` and `LaunchRefused`."""
+        mask = self._masks.resolve(pool)
         question = self._question(pool, launch)
         if isinstance(question, LaunchPlan):
-            return question
+            return replace(question, mask=mask)
         with self._lock:
             plan = self._answer(question, 0)
             if isinstance(plan.result, Fit):
                 self._held[next(self._numbers)] = plan.result.estimate
-            return plan
+            return replace(plan, mask=mask)
 
     def exhausted(self, pool_id: str, estimate: MemoryEstimate | None) -> None:
         """An engine started by `estimate` ran out of GPU memory: the pool's next estimate is higher
@@ -182,9 +188,9 @@ class PreloadCheck:
             return LaunchPlan(launch.slots, pool.ctx, unchecked=str(error))
         slots = launch.slots or profile.slots
         unknown = LaunchPlan(slots, pool.ctx)
-        gpus = self._gpus()
+        gpus = self.gpus()
         mask = () if profile.on_cpu else pool.devices
-        _prove_mask(pool, mask, gpus)
+        _prove_alike(pool, mask, gpus)
         if profile.memory is None:
             return replace(unknown, unchecked=f"no estimate is made for {pool.engine}")
         if not mask and gpus.devices and not profile.on_cpu:
@@ -212,7 +218,7 @@ class PreloadCheck:
             pool.memory.ctx_min if shrinks else None,
         )
         # Memory last: reading the files may have taken long.
-        return _Question(pool, slots, estimated, wanted, self._gpus(), self._host_memory())
+        return _Question(pool, slots, estimated, wanted, self.gpus(), self._host_memory())
 
     def _answer(self, question: _Question, extra_bytes: int) -> LaunchPlan:
         """The plan beside all that is held now."""
@@ -258,18 +264,10 @@ class PreloadCheck:
         )
 
 
-def _prove_mask(pool: PoolSettings, mask: tuple[str, ...], gpus: HostGpus) -> None:
-    """Raises `LaunchRefused` where the driver knows a device of the mask not, or where devices that
-    are declared homogeneous are not."""
+def _prove_alike(pool: PoolSettings, mask: tuple[str, ...], gpus: HostGpus) -> None:
+    """Raises `LaunchRefused` where devices that are declared homogeneous are not."""
     if not gpus.devices:
         return
-    for name in mask:
-        if device_of(name, gpus) is None:
-            known = ", ".join(known_names(gpus))
-            raise LaunchRefused(
-                f"pools[{pool.id}].devices names {name}, which is not there or not one device; "
-                f"the driver knows {known}"
-            )
     if pool.tensor_split is None and pool.homogeneous and len(mask) > 1:
         kinds = {name: _kind(name, gpus) for name in mask}
         first, *others = kinds.items()
@@ -285,7 +283,7 @@ def _prove_mask(pool: PoolSettings, mask: tuple[str, ...], gpus: HostGpus) -> No
 def _kind(name: str, gpus: HostGpus) -> tuple[str, int | None]:
     """What a device is: its GPU's name and its memory."""
     place = device_of(name, gpus)
-    assert place is not None, "the mask was proved"
+    assert place is not None, "the mask was resolved"
     device, instance = place
     return device.name, (device if instance is None else instance).memory_total_bytes
 

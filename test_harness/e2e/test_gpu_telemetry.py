@@ -158,7 +158,7 @@ def test_a_gpu_that_is_lost_takes_its_replicas_with_it_and_gives_them_back(
         host.set(0, lost=stub.LOST)
         service.wait_metric("gpu_lost", 1, device="0")
         service.wait_metric("driver_reset_events_total", 1, pool_id="a", reason="gpu-lost")
-        cause = health(service, "a")["last_error"]
+        lost_at, *_ = service.wait_log("replica.state", pool_id="a", code="gpu-lost")
         (line,) = service.wait_log("gpu.fault", kind="gpu-lost")
         frozen = [name for name in FIGURES if f'{name}{{device="0"}}' in service.metrics()]
         (lost, well) = shown(service)["devices"]
@@ -167,8 +167,7 @@ def test_a_gpu_that_is_lost_takes_its_replicas_with_it_and_gives_them_back(
         wait_ready(service, "a", "b")
         after = service.engine_pids()
 
-        assert cause["code"] == "gpu-lost"
-        assert cause["message"].startswith(f"GPU 0 ({uuid_of(0)}): the GPU does not answer")
+        assert lost_at["cause"].startswith(f"GPU 0 ({uuid_of(0)}): the GPU does not answer")
         assert (line["device"], line["uuid"], line["level"]) == (0, uuid_of(0), "error")
         assert frozen == []
         assert (lost["lost"], "memory_total_bytes" in lost) == (True, False)
@@ -195,10 +194,10 @@ def test_memory_errors_xids_and_resets_are_told_apart(host: ScriptedNvml, tmp_pa
         reasons = {"p0": "ecc", "p1": "xid", "p2": "reset"}
         for pool_id, reason in reasons.items():
             service.wait_metric("driver_reset_events_total", 1, pool_id=pool_id, reason=reason)
-        codes = {pool_id: health(service, pool_id)["last_error"]["code"] for pool_id in reasons}
+        for pool_id, code in {"p0": "ecc", "p1": "xid", "p2": "gpu-reset"}.items():
+            service.wait_log("replica.state", pool_id=pool_id, code=code)
         (application,) = service.wait_log("gpu.fault", device=3)
 
-        assert codes == {"p0": "ecc", "p1": "xid", "p2": "gpu-reset"}
         assert service.metric("gpu_ecc_errors", device="0") == 3
         assert service.metric("driver_reset_events_total") == 3
         # A program's own mistake: it ends itself, and its neighbours on the GPU go on.

@@ -21,11 +21,13 @@ class Host:
     `engines` are those with an installed adapter. `model_problem` returns why a model's file is
     not there, or None where it is or where that cannot be said before the launch. `device_problem`
     returns why an entry of a device mask cannot be meant, or None where it can or nobody knows.
+    `same_device` tells whether two entries mean one device, or a GPU and an instance of it.
     """
 
     engines: frozenset[str]
     model_problem: Callable[[str], str | None]
     device_problem: Callable[[str], str | None]
+    same_device: Callable[[str, str], bool] = lambda one, other: False
 
 
 def check_host(data: dict[str, Any], host: Host, findings: Findings) -> None:
@@ -45,6 +47,36 @@ def check_host(data: dict[str, Any], host: Host, findings: Findings) -> None:
             problem = host.device_problem(str(device))
             if problem is not None:
                 findings.reject(("pools", index, "devices", number), device, problem)
+    _check_shared(data.get("pools") or [], host, findings)
+
+
+def _check_shared(pools: list[dict[str, Any]], host: Host, findings: Findings) -> None:
+    """What two pools or one name in two ways is one device all the same (ORCH-3011); the same name
+    twice is told by whoever checks a file without its host."""
+    masked = [
+        (index, number, str(device))
+        for index, pool in enumerate(pools)
+        if pool.get("launch") is not None
+        for number, device in enumerate(pool.get("devices") or [])
+    ]
+    for place, (index, number, name) in enumerate(masked):
+        for other, _, theirs in masked[:place]:
+            if name == theirs or not host.same_device(name, theirs):
+                continue
+            silent = [i for i in (other, index) if not pools[i].get("shared_devices", False)]
+            if other == index:
+                rule = f"is the device that {theirs} names too"
+            elif silent:
+                names = " and ".join(pools[i]["id"] for i in silent)
+                rule = (
+                    f"is {theirs} of pool {pools[other]['id']}, which launches engines on it too; "
+                    f"where that is meant, set shared_devices: true in {names}"
+                )
+            else:
+                continue
+            findings.reject(
+                ("pools", index, "devices", number), pools[index]["devices"][number], rule
+            )
 
 
 def _opens_model(pool: dict[str, Any]) -> bool:
