@@ -3,7 +3,7 @@
 Off a task's path: `llama-orch models import`. What came so far lies under `partial` and an import
 that was cut, killed or out of disk goes on from there. Invariants: content is published under the
 digest that was computed from it, and under no other; a partial stays unless its content is known
-to be wrong; nobody writes beyond the quota. Requirements: ORCH-3042, ORCH-3037.
+to be wrong; nobody writes what could not be within the quota. Requirements: ORCH-3042, ORCH-3037.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from pool_managerd.model_store_errors import (
 from pool_managerd.store_files import open_partial, partial_about, read_about, write_about
 
 CHUNK_BYTES = 1 << 20
-# Where the size is not known before, room is made in such steps.
+# Where the size is not known before, it is asked for room in such steps.
 ROOM_STEP_BYTES = 64 << 20
 # ioctl of btrfs, XFS and others that share blocks between files (linux/fs.h).
 _FICLONE = 0x40049409
@@ -80,10 +80,10 @@ class _Partial:
         self._hash = hashlib.sha256()
 
     def expect(self, total_bytes: int | None) -> None:
-        """Make room for the whole. Raises `QuotaExceeded`, `StoreDiskFull`."""
+        """There is room for the whole. Raises `QuotaExceeded`, `StoreDiskFull`."""
         self.total_bytes = total_bytes
         if total_bytes is not None:
-            self._store.make_room(total_bytes, self.path)
+            self._store.prove_room(total_bytes, self.path)
             self._room_bytes = total_bytes
 
     def write(self, chunk: bytes) -> None:
@@ -93,7 +93,7 @@ class _Partial:
             self._room_bytes = needed_bytes + ROOM_STEP_BYTES
             if quota_bytes is not None:
                 self._room_bytes = max(needed_bytes, min(self._room_bytes, quota_bytes))
-            self._store.make_room(self._room_bytes, self.path)
+            self._store.prove_room(self._room_bytes, self.path)
         view = memoryview(chunk)
         while view:
             view = view[self._file.write(view) :]

@@ -5,8 +5,9 @@ launched. On disk, and nowhere else: `blobs/sha256/HEX` (read-only; its name is 
 `about/HEX.json` (names, source; its mtime is the last use), `partial/ID` (imports that go on or
 that can go on) and `lock`. Invariants: a file gets its name under `blobs` by a rename, after its
 digest was proved; what an engine holds is never evicted, also not by another process (an engine's
-supervisor keeps a shared flock on the blob, eviction takes an exclusive one); after an import the
-store is within its quota. Trust (signatures, policy) is not decided here. Requirements: ORCH-3042,
+supervisor keeps a shared flock on the blob, eviction takes an exclusive one); nothing is evicted for
+content that was not proved, so that the models with unfinished imports may be over the quota by the
+import that runs, and are within it after it. Trust (signatures, policy) is not decided here. Requirements: ORCH-3042,
 ORCH-3037.
 """
 
@@ -19,7 +20,7 @@ import re
 import shutil
 import time
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -199,12 +200,13 @@ class ModelStore:
             for folder in (self._blobs, self._abouts, self.partials):
                 folder.mkdir(parents=True, exist_ok=True, mode=0o755)
 
-    def make_room(self, needed_bytes: int, partial: Path) -> None:
-        """Evict what was used longest ago until a model of that size fits, `partial` (the beginning
-        of that model) not counted; nothing is evicted where that would not be enough. Raises
+    def prove_room(self, needed_bytes: int, partial: Path) -> None:
+        """A model of that size, of which `partial` is the beginning, can be written now and will be
+        within the quota once it is published and others are evicted; none is yet. Raises
         `QuotaExceeded`, `StoreDiskFull`."""
         with self._locked(), store_errors(self.path):
-            self._make_room(needed_bytes, partial)
+            with self._victims(needed_bytes, partial):
+                pass
             there_bytes = partial.stat().st_size if partial.exists() else 0
             free_bytes = shutil.disk_usage(self.path).free
             if free_bytes < needed_bytes - there_bytes:
@@ -214,8 +216,9 @@ class ModelStore:
                 )
 
     def publish(self, partial: Path, digest: str, name: str | None, source: str) -> StoredModel:
-        """Give a whole file, whose digest was proved, its name; one that is there already stays
-        where it is not damaged. Raises `QuotaExceeded`, with the partial left for another try."""
+        """Give a whole file, whose digest was proved, its name, and evict what was used longest ago
+        where the quota needs it; one that is there already stays where it is not damaged. Raises
+        `QuotaExceeded`, with the partial left for another try."""
         blob = self._blobs / hex_digits(digest)
         keep = False
         with contextlib.suppress(ModelUnavailable):
@@ -225,7 +228,10 @@ class ModelStore:
             if keep and blob.exists():
                 partial.unlink()
             else:
-                self._make_room(partial.stat().st_size, partial)
+                with self._victims(partial.stat().st_size, partial) as victims:
+                    for victim in victims:
+                        victim.path.unlink(missing_ok=True)
+                        victim.about.unlink(missing_ok=True)
                 partial.chmod(0o444)
                 partial.replace(blob)
                 sync_folder(self._blobs)
@@ -244,8 +250,11 @@ class ModelStore:
 
     # --- inside ------------------------------------------------------------------------------
 
-    def _make_room(self, needed_bytes: int, partial: Path) -> None:
+    @contextlib.contextmanager
+    def _victims(self, needed_bytes: int, partial: Path) -> Iterator[Sequence[_Entry]]:
+        """What has to go for a model of that size, held meanwhile. Raises `QuotaExceeded`."""
         if self.quota_bytes is None:
+            yield ()
             return
         others = sorted(
             (entry for entry in self._all() if entry.path != partial),
@@ -265,9 +274,7 @@ class ModelStore:
                     in_use_bytes += entry.size_bytes
             if excess_bytes > 0:
                 raise QuotaExceeded(needed_bytes, self.quota_bytes, in_use_bytes)
-            for victim in victims:
-                victim.path.unlink(missing_ok=True)
-                victim.about.unlink(missing_ok=True)
+            yield victims
 
     def _all(self) -> Iterator[_Entry]:
         yield from self._entries(self._blobs)

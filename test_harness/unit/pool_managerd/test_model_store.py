@@ -188,6 +188,25 @@ def test_a_file_with_another_digest_than_said_is_not_imported(
     assert store.total_bytes() == 0
 
 
+@pytest.mark.req("ORCH-3042")
+def test_only_content_that_was_verified_evicts(
+    store: ModelStore, put: Callable[..., StoredModel]
+) -> None:
+    models = {put(b"a" * 40).digest, put(b"b" * 40).digest}
+    during: list[int] = []
+    new = store.path.with_name("new.gguf")
+    new.write_bytes(b"c" * 50)
+
+    with pytest.raises(DigestMismatch):
+        import_file(store, new, ABC)
+    after_mismatch = {model.digest for model in store.models()}
+    import_file(store, new, progress=lambda done, _: during.append(len(store.models())))
+
+    assert after_mismatch == models
+    assert during == [2]  # both of them beside all that was written
+    assert store.total_bytes() == 90
+
+
 def test_what_is_no_regular_file_is_refused(store: ModelStore, tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     (tmp_path / "empty").touch()
@@ -213,7 +232,7 @@ def test_an_import_without_room_on_the_disk_says_so_and_starts_nothing(tmp_path:
     partial = store.partials / ABC
 
     with pytest.raises(StoreDiskFull, match=r"needs 1152921504606846976 more bytes"):
-        store.make_room(1 << 60, partial)
+        store.prove_room(1 << 60, partial)
 
 
 def test_damaged_sidecars_cost_names_only(
