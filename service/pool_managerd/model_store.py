@@ -5,10 +5,10 @@ launched. On disk, and nowhere else: `blobs/sha256/HEX` (read-only; its name is 
 `about/HEX.json` (names, source; its mtime is the last use), `partial/ID` (imports that go on or
 that can go on) and `lock`. Invariants: a file gets its name under `blobs` by a rename, after its
 digest was proved; what an engine holds is never evicted, also not by another process (an engine's
-supervisor keeps a shared flock on the blob, eviction takes an exclusive one); nothing is evicted for
-content that was not proved, so that the models with unfinished imports may be over the quota by the
-import that runs, and are within it after it. Trust (signatures, policy) is not decided here. Requirements: ORCH-3042,
-ORCH-3037.
+supervisor keeps a shared flock on the blob, eviction takes an exclusive one); nothing is evicted
+for content that was not proved: while an import runs, the store may be over its quota by what that
+import has written, and after it it is within it. Trust (signatures, policy) is not decided here.
+Requirements: ORCH-3042, ORCH-3037.
 """
 
 from __future__ import annotations
