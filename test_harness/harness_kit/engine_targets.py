@@ -10,10 +10,11 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from itertools import count
+from typing import Any
 
 from harness_kit.fake_engine import FakeEngine
 from harness_kit.fake_engine_script import FakeScript
-from harness_kit.llamacpp_engine import LlamaCppEngine
+from harness_kit.llamacpp_engine import MODEL, LlamaCppEngine
 from worker_adapters.adapter_api.types import EngineAdapter, Health
 from worker_adapters.llamacpp_http import LlamaCppAdapter
 from worker_adapters.mock import MockAdapter, MockScript
@@ -36,15 +37,26 @@ class RunningEngine:
 
 
 @dataclass(frozen=True, slots=True)
+class Replicas:
+    """Real engines for the determinism suite: `start` runs one with so many slots and gives its URL
+    and the settings that its process shows; `single_request` is what they are with one slot."""
+
+    model: str
+    start: Callable[[int], AbstractContextManager[tuple[str, Mapping[str, Any]]]]
+    single_request: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
 class EngineTarget:
     """`running` starts an engine of its own; `loading` one that still loads, with what makes it
-    ready (None where time does)."""
+    ready (None where time does); `replicas` where it is a real engine, whose bytes count."""
 
     engine: str
     running: Callable[[], AbstractContextManager[RunningEngine]]
     loading: Callable[
         [], AbstractContextManager[tuple[EngineAdapter, str, Callable[[], None] | None]]
     ]
+    replicas: Replicas | None = None
 
 
 _MOCK_SCRIPT = MockScript(slots_total=SLOTS, ctx_max=CTX, token_delay_ms=2.0, prefill_delay_ms=20.0)
@@ -97,8 +109,25 @@ def _llamacpp_loading() -> Iterator[tuple[EngineAdapter, str, Callable[[], None]
         engine.__exit__()
 
 
+@contextmanager
+def _llamacpp_replica(slots: int) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    # Measured: one slot without continuous batching gives the same bytes in every process.
+    alone = ("--no-cont-batching",) if slots == 1 else ()
+    with LlamaCppEngine(ctx=CTX, parallel=slots, extra=alone) as engine:
+        yield engine.url, engine.settings()
+
+
 TARGETS: Mapping[str, EngineTarget] = {
     "mock": EngineTarget("mock", _mock, _mock_loading),
     "llamacpp-fake": EngineTarget("llamacpp", _fake, _fake_loading),
-    "llamacpp-real": EngineTarget("llamacpp", _llamacpp, _llamacpp_loading),
+    "llamacpp-real": EngineTarget(
+        "llamacpp",
+        _llamacpp,
+        _llamacpp_loading,
+        Replicas(
+            MODEL,
+            _llamacpp_replica,
+            {"total_slots": 1, "cont_batching": False, "threads": 1, "model": MODEL},
+        ),
+    ),
 }

@@ -8,14 +8,17 @@ process is ended by its process id when the block is left, however it is left.
 from __future__ import annotations
 
 import http.client
+import json
 import socket
 import subprocess
 import sys
+import urllib.request
 from pathlib import Path
 from tempfile import TemporaryFile
-from typing import Self
+from typing import Any, Self
 
 from harness_kit.waiting import wait_until
+from pool_managerd.llamacpp_launcher import arguments_of
 from pool_managerd.model_files import find_model
 
 MODEL = "builtin:smollm2"
@@ -81,6 +84,19 @@ class LlamaCppEngine:
     def model_path(self) -> Path:
         """The model file that the server loads."""
         return find_model(MODEL).path
+
+    def settings(self) -> dict[str, Any]:
+        """What decides over its bytes, from the running process: its command line and /props."""
+        words = Path(f"/proc/{self.pid}/cmdline").read_bytes().decode().split("\0")[:-1]
+        options = arguments_of(words[words.index("pool_managerd.llamacpp_launcher") + 1 :])
+        with urllib.request.urlopen(f"{self.url}/props", timeout=READY_S) as answer:
+            props = json.load(answer)
+        return {
+            "total_slots": props["total_slots"],
+            "cont_batching": not options.no_cont_batching,
+            "threads": options.threads,
+            "model": options.model,
+        }
 
     def _is_healthy(self) -> bool:
         assert self._process is not None, "not started"

@@ -232,10 +232,14 @@ class ServiceProcess:
         wait_until(logged, timeout_s, f"{count} lines {event} {fields or ''}")
         return found
 
-    def engine_pids(self) -> dict[str, int]:
-        """Pids of the launched engines by replica id, from the pool manager's ledger."""
+    def engine_pids(self, pool_id: str | None = None) -> dict[str, int]:
+        """Pids of the launched engines (of one pool) by replica id, from the manager's ledger."""
         ledger = json.loads((self.state_dir / "engines.json").read_text(encoding="utf-8"))
-        return {entry["replica_id"]: entry["pid"] for entry in ledger["engines"]}
+        return {
+            entry["replica_id"]: entry["pid"]
+            for entry in ledger["engines"]
+            if pool_id in (None, entry["pool_id"])
+        }
 
     def metrics(self) -> str:
         """The exposition text of `/metrics`."""
