@@ -289,7 +289,7 @@ class LaunchedSupervisor:
                     tested = True
                 self._ready_since_s = loop.time()
                 start.memory.release()  # what it takes is taken
-                replica.ready(client, verdict)
+                replica.ready(client, _with_all_kv(verdict, start.plan))
                 self._used(start)
                 continue
             if verdict.misfit:
@@ -395,6 +395,15 @@ class LaunchedSupervisor:
         client, self._client = self._client, None
         if client is not None:
             await client.close()
+
+
+def _with_all_kv(properties: EngineProperties, plan: LaunchPlan) -> EngineProperties:
+    """What the engine says of itself, with the KV that we know it to hold beside the main model's
+    (ORCH-3020)."""
+    estimate = plan.estimate
+    if estimate is None:
+        return properties
+    return replace(properties, kv_bytes_per_token=estimate.task_token_bytes)
 
 
 def free_port() -> int:

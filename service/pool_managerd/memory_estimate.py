@@ -108,6 +108,8 @@ class MemoryEstimate:
 
     `devices` has one entry per device of the mask, in its order, none on a CPU; `kv_token_bytes`
     are what one more token costs on each of them, windows left out (on a CPU: on the host).
+    `task_token_bytes` is what admission counts for a token of a task's context, wherever it lies:
+    its KV in the model and in the draft model, and its part of the prefix cache (ORCH-3020).
     """
 
     slots: int
@@ -115,6 +117,7 @@ class MemoryEstimate:
     devices: tuple[tuple[str, Demand], ...]
     host: Demand
     kv_token_bytes: tuple[int, ...]
+    task_token_bytes: int
 
     def places(self) -> tuple[tuple[str, Demand], ...]:
         """Every device and the host."""
@@ -168,6 +171,11 @@ class EstimatedLaunch:
     def estimate(self, slots: int, ctx: int) -> MemoryEstimate:
         """The memory of one engine with so many slots of so many tokens."""
         engine, model = self.engine, self.model
+        task_token_bytes = (
+            model.kv_bytes_per_token
+            + (0 if self.draft is None else self.draft.kv_bytes_per_token)
+            + -(-self.prefix_cache_bytes // (slots * ctx))
+        )
         vocabularies = model.vocab + (0 if self.draft is None else self.draft.vocab)
         host = Demand(
             runtime_bytes=engine.host_runtime_bytes
@@ -183,7 +191,8 @@ class EstimatedLaunch:
                 scratch_bytes=own.scratch_bytes,
                 draft_bytes=self._draft_bytes(slots, ctx),
             )
-            return MemoryEstimate(slots, ctx, (), host, (model.kv_bytes_per_token,))
+            own_token = (model.kv_bytes_per_token,)
+            return MemoryEstimate(slots, ctx, (), host, own_token, task_token_bytes)
         shares = self.shares or (1.0,) * len(self.devices)
         demands = _dealt(model, engine, shares, slots, ctx)
         if self.draft is not None:
@@ -208,6 +217,7 @@ class EstimatedLaunch:
             ),
             host,
             tuple(token for _, token in demands),
+            task_token_bytes,
         )
 
     def _draft_bytes(self, slots: int, ctx: int) -> int:

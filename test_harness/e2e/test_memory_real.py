@@ -8,7 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from harness_kit.http_probe import task
 from harness_kit.scripted_engine import ReplicaRecorder
+from harness_kit.service_process import ServiceProcess, launched_pool
 from harness_kit.waiting import wait_until_async
 from pool_managerd.launch_profiles.llamacpp import CPU_LAUNCHER
 from pool_managerd.memory_estimate import GIB, MIB, EstimatedLaunch, Room
@@ -125,7 +127,7 @@ def test_with_less_memory_than_wanted_a_smaller_engine_serves(tmp_path: Path) ->
 
 
 @pytest.mark.req("ORCH-3003", partial="the check and what follows from it")
-@pytest.mark.req("ORCH-3020", partial="admission's KV accounting is of the main model")
+@pytest.mark.req("ORCH-3020", partial="what admission does with it")
 @pytest.mark.parametrize(
     ("slots", "ctx", "draft"),
     [(1, 512, None), (4, 2048, None), (2, 2048, SMOLLM2)],
@@ -157,3 +159,31 @@ def test_the_estimate_is_what_the_real_engine_takes(
     # Measured on an idle machine: 0.5 to 3.3 % below.
     estimated_bytes = estimate.estimate(slots, ctx).host.total_bytes
     assert abs(estimated_bytes - resident_bytes) / resident_bytes < 0.25
+
+
+@pytest.mark.req("ORCH-3020")
+def test_admission_counts_the_kv_of_the_draft_model_and_the_prefix_cache(tmp_path: Path) -> None:
+    # SmolLM2 keeps 23040 bytes a token (30 layers, 3 KV heads of 64, two tensors of 2 bytes), once
+    # as the model and once as its own draft; 1 MiB of prefix cache is 2048 for each of 512 tokens.
+    token_bytes = 2 * 23040 + 2048
+    launch = {
+        "count": 1,
+        "slots": 1,
+        "draft_model": SMOLLM2,
+        "prefix_cache_bytes": MIB,
+    }
+    tenants = [{"id": "acme", "kv_bytes": 256 * token_bytes}]
+    pool = launched_pool(
+        1, ctx=512, launch=launch, admission={"fairness": {"kind": "wfq", "tenants": tenants}}
+    )
+
+    with ServiceProcess(tmp_path, pool) as service, service.probe() as probe:
+        refused = probe.post("/v1/tasks", task(SMOLLM2, ctx=257, max_tokens=1))
+        admitted = probe.post("/v1/tasks", task(SMOLLM2, ctx=256, max_tokens=1))
+
+    assert refused.status == 429
+    assert (
+        f"kv_bytes: a context of 257 tokens takes {257 * token_bytes} bytes"
+        in refused.json()["message"]
+    )
+    assert admitted.status == 202

@@ -118,7 +118,7 @@ def test_a_window_bounds_the_kv_of_its_layer() -> None:
     assert launch.estimate(1, 100).host.kv_bytes == 20 * 100
 
 
-@pytest.mark.req("ORCH-3020", partial="admission's KV accounting is of the main model")
+@pytest.mark.req("ORCH-3020", partial="what admission does with it")
 def test_a_draft_model_and_a_prefix_cache_are_counted() -> None:
     plain = EstimatedLaunch(MODEL, LAYERS, ("0",))
     both = EstimatedLaunch(MODEL, LAYERS, ("0",), draft=MODEL, prefix_cache_bytes=12345)
@@ -137,6 +137,9 @@ def test_a_draft_model_and_a_prefix_cache_are_counted() -> None:
     )
     # A token costs its KV in both models.
     assert both.estimate(2, 50).kv_token_bytes == (80,)
+    # Admission also counts each token's part of the prefix cache, 12345 over 100 tokens.
+    assert plain.estimate(2, 50).task_token_bytes == 40
+    assert both.estimate(2, 50).task_token_bytes == 80 + 124
 
 
 @pytest.mark.req("ORCH-3052")
