@@ -124,6 +124,7 @@ def test_a_task_whose_only_engine_dies_waits_for_it_and_goes_on_byte_for_byte(
     assert running.metric("failovers_total", outcome="resumed") == 1
 
 
+@pytest.mark.unvalidated_responses("a plane's path on the other plane's port is in no contract")
 @pytest.mark.req("ORCH-3035", partial="all but that a port of its own is gated as well")
 def test_the_control_plane_can_have_a_port_of_its_own(
     tmp_path_factory: pytest.TempPathFactory,

@@ -151,15 +151,14 @@ def test_requests_may_be_pipelined_behind_a_stream(probe: HttpProbe, engine: Gat
     probe.send("GET", f"/v1/tasks/{document['task_id']}/stream")
     probe.send("GET", "/livez")
     engine.allow()
-    status, _ = probe.read_head()
-    body = b"".join(probe.chunks())
-    next_status, headers = probe.read_head()
+    stream = probe.read_answer()
+    live = probe.read_answer()
 
-    assert status == 200
-    assert body.count(b"event: end\n") == 1
-    assert next_status == 200
-    assert headers["content-type"] == "application/json"
-    assert probe.take(int(headers["content-length"])) == b'{"live":true}'
+    assert stream.status == 200
+    assert stream.body.count(b"event: end\n") == 1
+    assert live.status == 200
+    assert live.headers["content-type"] == "application/json"
+    assert live.body == b'{"live":true}'
 
 
 @pytest.mark.req("ORCH-3100", "OC-CTRL-2023")
@@ -368,14 +367,13 @@ def test_a_reader_that_does_not_read_holds_nobody_up(
         engine.allow()
         events = numbered(probe.stream(big["task_id"]).rest())
         engine.wait_busy(0)
-        status, _ = sleeper.read_head()
-        slept = b"".join(sleeper.chunks())
+        slept = sleeper.read_answer()
 
     assert [event.id for event in events] == [*range(1, 8003)]
     # The sleeper lost nothing: what it had not read was kept in the log.
-    assert status == 200
-    assert slept.count(b"event: token\n") == 8000
-    assert slept.endswith(events[-1].raw + b"\n\n")
+    assert slept.status == 200
+    assert slept.body.count(b"event: token\n") == 8000
+    assert slept.body.endswith(events[-1].raw + b"\n\n")
 
 
 @pytest.mark.req("ORCH-3202", partial="another node, which comes with the cluster, and more")

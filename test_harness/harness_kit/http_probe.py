@@ -12,10 +12,13 @@ import re
 import socket
 import struct
 import uuid
+from collections import deque
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self
+
+from harness_kit.response_tap import tell, tell_event
 
 # A stuck test shall fail by its own assertion, not hang the run.
 TIMEOUT_S = 30.0
@@ -23,10 +26,15 @@ TIMEOUT_S = 30.0
 _EVENT = re.compile(
     rb"event: (?P<name>[a-z]+)\n(?:id: (?P<id>[1-9][0-9]*)\n)?data: (?P<data>\{[^\r\n]*\})"
 )
+_REQUEST_LINE = re.compile(rb"([A-Z]+) (\S+) HTTP/1\.1\r\n")
 
 
 class ProbeError(Exception):
     """The other side broke HTTP or SSE, or closed the connection where it must not."""
+
+
+class ProbeClosed(ProbeError):
+    """The other side closed the connection in the midst of a response."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,14 +76,24 @@ def parse_block(block: bytes) -> Event | None:
 
 
 class HttpProbe:
-    """One client connection to 127.0.0.1."""
+    """One client connection, to 127.0.0.1 unless told otherwise."""
 
-    def __init__(self, port: int, key: str | None = None, timeout_s: float = TIMEOUT_S) -> None:
+    def __init__(
+        self,
+        port: int,
+        key: str | None = None,
+        timeout_s: float = TIMEOUT_S,
+        host: str = "127.0.0.1",
+    ) -> None:
+        self.host = host
         self.port = port
         self.key = key
         self.timeout_s = timeout_s
         self._socket: socket.socket | None = None
         self._received = b""
+        self._asked: deque[tuple[str, str]] = deque()
+        self.answering = ("", "")
+        """Method and path that the response in hand answers."""
         self.connections = 0
 
     def __enter__(self) -> Self:
@@ -95,6 +113,7 @@ class HttpProbe:
             self._socket.close()
         self._socket = None
         self._received = b""
+        self._asked.clear()
 
     def vanish(self) -> None:
         """Reset the connection without a goodbye, as a client that lost power does."""
@@ -123,7 +142,12 @@ class HttpProbe:
     ) -> Answer:
         """One exchange. Underscores in header names stand for hyphens."""
         self.send(method, path, body, headers)
+        return self.read_answer()
+
+    def read_answer(self) -> Answer:
+        """The whole response that comes next."""
         status, fields = self.read_head()
+        method, path = self.answering
         if method == "HEAD" or status in (204, 304):
             content = b""
         elif fields.get("transfer-encoding") == "chunked":
@@ -132,6 +156,7 @@ class HttpProbe:
             content = self.take(int(fields["content-length"]))
         if fields.get("connection") == "close":
             self.close()
+        tell(method, path, status, fields, content)
         return Answer(status, fields, content)
 
     def send(
@@ -142,7 +167,7 @@ class HttpProbe:
         headers: Mapping[str, str] | None = None,
     ) -> None:
         """Write one request; what is written over a connection that died is written again."""
-        fields = {"Host": f"127.0.0.1:{self.port}"}
+        fields = {"Host": f"{self.host}:{self.port}"}
         if self.key is not None:
             fields["X-API-Key"] = self.key
         fields |= {name.replace("_", "-"): value for name, value in (headers or {}).items()}
@@ -156,9 +181,11 @@ class HttpProbe:
         if self._socket is not None and self._peer_has_closed(self._socket):
             self.close()
         if self._socket is None:
-            self._socket = socket.create_connection(("127.0.0.1", self.port), self.timeout_s)
+            self._socket = socket.create_connection((self.host, self.port), self.timeout_s)
             self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             self.connections += 1
+        line = _REQUEST_LINE.match(data)
+        self._asked.append((line[1].decode(), line[2].decode("latin-1")) if line else ("", ""))
         self._socket.sendall(data)
 
     def read_head(self) -> tuple[int, dict[str, str]]:
@@ -175,6 +202,7 @@ class HttpProbe:
             if name.lower() in fields:
                 raise ProbeError(f"the header {name} stands twice")
             fields[name.lower()] = value
+        self.answering = self._asked.popleft()
         return int(first.split(" ")[1]), fields
 
     def chunks(self) -> Iterator[bytes]:
@@ -215,7 +243,7 @@ class HttpProbe:
         assert self._socket is not None, "nothing was sent"
         data = self._socket.recv(65536)
         if not data:
-            raise ProbeError(f"closed with {self._received[:200]!r} in hand")
+            raise ProbeClosed(f"closed with {self._received[:200]!r} in hand")
         self._received += data
 
     @staticmethod
@@ -238,6 +266,9 @@ class EventStream:
         self.probe = probe
         self.status = status
         self.headers = headers
+        self._answers = probe.answering
+        if status == 200:
+            tell(*self._answers, status, headers, None)
         self.comments = 0
         self.complete = False
         """Whether the response came to its proper end (the last chunk)."""
@@ -246,8 +277,9 @@ class EventStream:
 
     def answer(self) -> Answer:
         """The body of a response that is an error."""
-        size = int(self.headers["content-length"])
-        return Answer(self.status, self.headers, self.probe.take(size))
+        body = self.probe.take(int(self.headers["content-length"]))
+        tell(*self._answers, self.status, self.headers, body)
+        return Answer(self.status, self.headers, body)
 
     def __iter__(self) -> Iterator[Event]:
         return self
@@ -265,6 +297,7 @@ class EventStream:
             block, self._left = self._left[:end], self._left[end + 2 :]
             event = parse_block(block)
             if event is not None:
+                tell_event(event.name, event.id, event.data)
                 return event
             self.comments += 1
 
