@@ -12,11 +12,12 @@ from typing import NamedTuple
 from orchestrator_core.errors import InvariantViolation
 from orchestrator_core.estimator import ServiceTimes
 from orchestrator_core.limits import Limits
+from orchestrator_core.on_time import Forecast
 from orchestrator_core.outlook import Grounds, Outlook
-from orchestrator_core.pool_state import LiveTask, Pool, Stage
+from orchestrator_core.pool_state import LiveTask, Pool, Stage, Why
 from orchestrator_core.queueing.share import Flow, ObservedShares, ShareView
 from orchestrator_core.replica_sets import ReplicaSet, ReplicaSetView, ReplicaView, view
-from orchestrator_core.sessions.session_table import SessionTable, SessionView
+from orchestrator_core.sessions.session_table import SessionTable, SessionView, Turn
 from orchestrator_core.task import Priority
 
 
@@ -126,6 +127,16 @@ class Queries:
             choice.tenant_tasks,
             round(deadline_ms - live.expected_end_ms) if known else None,
         )
+
+    def why_started(self, task_key: str) -> Why | None:
+        """What gave it its last slot; None for a task that had none yet. O(1)."""
+        live = self._live.get(task_key)
+        return None if live is None or live.choice is None else live.why
+
+    def turn(self, task_key: str) -> Turn | None:
+        """The turn that its session is at; None when the task is not known. O(1)."""
+        live = self._live.get(task_key)
+        return None if live is None else self._sessions.turn(live.session)
 
     def session(self, session_key: str, now_ms: int) -> SessionView | None:
         """The session as `GET /v1/sessions/{id}` shows it; None when there is none (any more)."""
@@ -276,14 +287,20 @@ def _ends_on_time(live: LiveTask, times: ServiceTimes, now_ms: int) -> float:
         return 0.0
     if not times.known:
         return 1.0
-    by_deadline = _ended_ratio(live, times, within_ms)
-    by_now = _ended_ratio(live, times, elapsed_ms) if elapsed_ms > 0 else 0.0
+    by_deadline = _ended_ratio(live, times, within_ms, live.start_forecast)
+    if elapsed_ms <= 0:
+        return by_deadline
+    by_now = _ended_ratio(live, times, elapsed_ms)
     return max(by_deadline - by_now, 0.0) / max(1.0 - by_now, 1e-6)
 
 
-def _ended_ratio(live: LiveTask, times: ServiceTimes, within_ms: int) -> float:
-    """Share of runs like this one's that end within so many milliseconds of their start."""
+def _ended_ratio(
+    live: LiveTask, times: ServiceTimes, within_ms: int, forecast: Forecast | None = None
+) -> float:
+    """Share of runs like this one's that end within so many milliseconds of their start, for which
+    there may be a `forecast` already."""
     expected_ms = live.expected_end_ms - live.started_ms
     prior = times.on_time_ratio(expected_ms, within_ms)
-    forecast = live.pool.on_time.running(live.task.priority, expected_ms, within_ms)
+    if forecast is None:
+        forecast = live.pool.on_time.running(live.task.priority, expected_ms, within_ms)
     return prior if forecast is None else forecast.table.probability(forecast.z, prior)

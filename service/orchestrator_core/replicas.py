@@ -54,13 +54,14 @@ class Replica:
     @property
     def slots_free(self) -> int:
         """Slots nobody holds; 0 while not Ready, and when it came back with fewer than it runs."""
-        return max(self.spec.slots_total - self.leased, 0) if self.ready else 0
+        free = self.spec.slots_total - self.leased
+        return free if free > 0 and self.ready else 0
 
     @property
     def load_ratio(self) -> float:
         """Leased slots over all slots, 0..1; without slots it is full."""
-        total = self.spec.slots_total
-        return min(self.leased / total, 1.0) if total > 0 else 1.0
+        total, leased = self.spec.slots_total, self.leased
+        return leased / total if leased < total else 1.0
 
     def acquire(self) -> None:
         """Lease a slot. Raises InvariantViolation when there is none."""

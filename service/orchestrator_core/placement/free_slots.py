@@ -34,15 +34,14 @@ class FreeSlots:
 
     def acquire(self, replica: Replica) -> None:
         """Lease a slot of any replica, member or not. Raises InvariantViolation without one."""
-        before = replica.slots_free
         replica.acquire()
-        self._note(replica, before)
+        self._note(replica, -1)
 
     def release(self, replica: Replica) -> None:
         """Give a slot of any replica back. Raises InvariantViolation when none is leased."""
         before = replica.slots_free
         replica.release()
-        self._note(replica, before)
+        self._note(replica, replica.slots_free - before)
 
     def roomiest(self, preferred: Replica | None = None) -> Replica | None:
         """`preferred` if it is a member and has a free slot, else the least loaded of those that
@@ -57,12 +56,11 @@ class FreeSlots:
             heappop(heap)
         return None
 
-    def _note(self, replica: Replica, slots_before: int) -> None:
+    def _note(self, replica: Replica, change: int) -> None:
         if (place := self._places.get(replica)) is None:
             return
-        free = replica.slots_free
-        self.total += free - slots_before
-        if free:
+        self.total += change
+        if replica.slots_free:
             heappush(self._heap, (replica.load_ratio, place, replica))
             if len(self._heap) > _ENTRIES_PER_REPLICA * len(self._places):
                 self._rebuild()

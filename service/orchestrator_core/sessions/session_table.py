@@ -31,6 +31,14 @@ class SessionView(Value, frozen=True):
     cost_budget_remaining: float | None
 
 
+class Turn(Value, frozen=True):
+    """The place of a task in its session, as it is when the task has just been admitted."""
+
+    session_created_ms: int
+    session_until_ms: int
+    number: int  # from 1
+
+
 class Reservation(Value, frozen=True):
     """What one task holds of its session's budgets until it ends."""
 
@@ -133,9 +141,8 @@ class SessionTable:
         Args:
             tokens: prompt + max_tokens; `time_ms`: expected service time, 0 while unknown.
         """
-        session = self.find(key, now_ms) or Session(key, now_ms)
-        limits = self._limits
-        if session.turns >= limits.session_max_turns:
+        session, limits = self.find(key, now_ms), self._limits
+        if session is not None and session.turns >= limits.session_max_turns:
             return Refusal(
                 Code.ADMISSION_REJECT, Reason.SESSION_TURNS, policy_label="session",
                 message="session_id: the session has used all its "
@@ -143,7 +150,7 @@ class SessionTable:
             )  # fmt: skip
         if not self._budgeted:
             return None
-        view = self.view(session, now_ms)
+        view = self.view(session or Session(key, now_ms), now_ms)
         tokens_left, time_left_ms = view.tokens_budget_remaining, view.time_budget_remaining_ms
         cost_left, cost = view.cost_budget_remaining, tokens * limits.cost_per_token
         if tokens_left is not None and tokens > tokens_left:
@@ -217,6 +224,11 @@ class SessionTable:
             if limits.budget_cost is None
             else max(limits.budget_cost - tokens * limits.cost_per_token, 0.0),
         )
+
+    def turn(self, session: Session) -> Turn:
+        """The latest turn of a session."""
+        until_ms = session.created_ms + self._limits.session_ttl_ms
+        return Turn(session.created_ms, until_ms, session.turns)
 
     def _insert(self, session: Session) -> Session:
         self._sessions[session.key] = session

@@ -169,16 +169,18 @@ class HttpConnection(asyncio.Protocol):
 
     def on_url(self, url: bytes) -> None:
         self._url += url
-        self._count_head(len(url))
+        self._head_bytes += len(url)
+        if self._head_bytes > MAX_HEAD_BYTES:
+            self._refuse_head()
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        self._count_head(len(name) + len(value))
+        self._head_bytes += len(name) + len(value)
+        if self._head_bytes > MAX_HEAD_BYTES:
+            self._refuse_head()
         self._request.headers[name.lower()] = value
 
-    def _count_head(self, size: int) -> None:
-        self._head_bytes += size
-        if self._head_bytes > MAX_HEAD_BYTES and not self._closing:
-            self._refuse(431, b"the headers are too large")
+    def _refuse_head(self) -> None:
+        self._refuse(431, b"the headers are too large")
 
     def on_headers_complete(self) -> None:
         if self._closing:

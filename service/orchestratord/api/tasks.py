@@ -27,6 +27,10 @@ _encoder = msgspec.json.Encoder()
 _AT = re.compile(r"^(?P<what>.*?)(?: - at `\$\.?(?P<where>[^`]*)`)?$", re.DOTALL)
 _FIELD = re.compile(r"(?:unknown|required) field `(?P<field>[^`]+)`")
 _UUID = re.compile(r"^[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}\Z")
+# The contract's words are ours; calling an enumeration costs ten times a look-up.
+_WORKLOADS = {workload.value: workload for workload in Workload}
+_PRIORITIES = {priority.value: priority for priority in Priority}
+_DETERMINISMS = {determinism.value: determinism for determinism in Determinism}
 T = TypeVar("T")
 
 
@@ -69,7 +73,9 @@ def _set(value: T | UnsetType) -> T | None:
     return None if isinstance(value, UnsetType) else value
 
 
-def draft_of(request: TaskRequest, principal: Principal, correlation_id: str) -> Draft:
+def draft_of(
+    request: TaskRequest, principal: Principal, correlation_id: str, traceparent: str = ""
+) -> Draft:
     """What is asked, in domain words. Raises `HttpError` 400 where fields do not fit together."""
     request.task_id = request.task_id.lower()  # case means nothing, also for "the same body"
     request.session_id = request.session_id.lower()
@@ -95,14 +101,14 @@ def draft_of(request: TaskRequest, principal: Principal, correlation_id: str) ->
         body_digest=hashlib.blake2b(_encoder.encode(request), digest_size=16).digest(),
         task_id=request.task_id,
         session_id=request.session_id,
-        workload=Workload(request.workload),
+        workload=_WORKLOADS[request.workload],
         model_ref=request.model_ref,
         engine=request.engine,
         ctx=request.ctx,
-        priority=Priority(request.priority),
+        priority=_PRIORITIES[request.priority],
         max_tokens=request.max_tokens,
         deadline_ms=request.deadline_ms,
-        determinism=Determinism(_set(request.determinism) or Determinism.STRICT),
+        determinism=_DETERMINISMS[_set(request.determinism) or "strict"],
         seed=_set(request.seed),
         sampler_profile_version=_set(request.sampler_profile_version),
         prompt=prompt,

@@ -21,6 +21,7 @@ from orchestrator_core.determinism import derive_seed
 from orchestrator_core.effects import Rejected
 from orchestrator_core.errors import Code, Reason, Refusal
 from orchestrator_core.events import Cancel, Submit
+from orchestrator_core.sessions.session_table import Turn
 from orchestrator_core.task import Determinism, Priority, Task, Workload
 from orchestrator_core.value import Value
 from orchestratord.ports.journal import Journal
@@ -68,7 +69,7 @@ class SamplingOverride(Value, frozen=True):
 
     def over(self, profile: Sampling) -> Sampling:
         """The profile with what the request says of its own."""
-        if self == NO_OVERRIDE:
+        if self is NO_OVERRIDE:
             return profile
         return Sampling(
             temperature=_first(self.temperature, profile.temperature),
@@ -186,13 +187,8 @@ class AdmissionService:
         if isinstance(profile, Refusal):
             self._refuse(draft, profile, then)
             return
-        client = self._replicas.client_for(draft.engine, draft.model_ref)
         feature = _FEATURES.get(draft.workload)
-        if client is not None and feature is not None and not self._offered(draft, feature):
-            refusal = _invalid(
-                f"workload: {draft.workload.value} is not offered for {draft.model_ref!r}",
-                draft.engine,
-            )
+        if feature is not None and (refusal := self._unoffered(draft, feature)) is not None:
             self._refuse(draft, refusal, then)
             return
         size_bytes = _size_bytes(draft.prompt or "", draft.inputs)
@@ -201,7 +197,10 @@ class AdmissionService:
         exact = self.exact_counts or self._replicas.counts_tokens(
             draft.engine, draft.model_ref, draft.tenant
         )
-        if client is None or (fits and not exact):
+        client: EngineClient | None = None
+        if exact or not fits:
+            client = self._replicas.client_for(draft.engine, draft.model_ref)
+        if client is None:
             prompt_tokens = -(-size_bytes // _BYTES_PER_TOKEN)
             self._decide(draft, profile, draft.prompt or "", prompt_tokens, arrived_ms, then)
             return
@@ -213,13 +212,14 @@ class AdmissionService:
         self._asking.add(work)
         work.add_done_callback(self._asking.discard)
 
-    def _offered(self, draft: Draft, feature: str) -> bool:
-        """Whether a Ready replica of the model has the feature."""
-        return any(
-            feature in replica.properties.features
-            for pool in self._replicas.matching(draft.engine, draft.model_ref)
-            for replica in self._replicas.ready(pool.spec.id)
-        )
+    def _unoffered(self, draft: Draft, feature: str) -> Refusal | None:
+        """The refusal of a task where replicas of its model are Ready and none has the feature."""
+        pools = self._replicas.matching(draft.engine, draft.model_ref)
+        ready = [r for pool in pools for r in self._replicas.ready(pool.spec.id)]
+        if not ready or any(feature in replica.properties.features for replica in ready):
+            return None
+        what = f"workload: {draft.workload.value} is not offered for {draft.model_ref!r}"
+        return _invalid(what, draft.engine)
 
     def _repeat(self, known: Job, draft: Draft, then: Callable[[Outcome], None]) -> None:
         """The id is known: the same body gets the same answer, once that is durable."""
@@ -356,13 +356,13 @@ class AdmissionService:
         promised = job.promise.queue_position, job.promise.predicted_start_ms
         outlook = scheduler.outlook(task.key, admitted_ms, promised)
         assert outlook is not None, "an admitted task is known"
-        grounds = scheduler.grounds(task.key)
-        share = scheduler.share_of(task.key, admitted_ms) if grounds is None else None
+        why = scheduler.why_started(task.key)
+        share = scheduler.share_of(task.key, admitted_ms) if why is None else None
         decision = decision_log.admitted(
             admitted_ms,
             job,
             outlook,
-            grounds,
+            why,
             share,
             self._telemetry.weights(job.pool_id, task.priority, task.tenant),
             len(self._replicas.matching(task.engine, task.model_ref)),
@@ -370,11 +370,11 @@ class AdmissionService:
         job.decisions = self.refused.admitted(task.key)
         job.note(decision)
         self._telemetry.admitted(job, decision)
-        session = scheduler.session(task.session_key, task.arrived_ms)
-        assert session is not None, "an admitted task has a session"
+        turn = scheduler.turn(task.key)
+        assert turn is not None, "an admitted task has a session"
         assert job.payload is not None, "it has not ended"
-        job.session_until_ms = task.arrived_ms + session.ttl_ms_remaining
-        record = _record(job, job.payload, session.created_ms, session.turns, admitted_ms)
+        job.session_until_ms = turn.session_until_ms
+        record = _record(job, job.payload, turn, admitted_ms)
         job.admitted = self._journal.append(records.encode(record))
 
     def _profile(self, draft: Draft) -> _Profile | Refusal:
@@ -456,9 +456,7 @@ def _log_fields(draft: Draft) -> dict[str, object]:
     }
 
 
-def _record(
-    job: Job, payload: Payload, session_created_ms: int, session_turns: int, admitted_ms: int
-) -> records.TaskAdmitted:
+def _record(job: Job, payload: Payload, turn: Turn, admitted_ms: int) -> records.TaskAdmitted:
     task = job.task
     return records.TaskAdmitted(
         tenant=task.tenant,
@@ -488,7 +486,7 @@ def _record(
         queue_position=job.promise.queue_position,
         predicted_start_ms=job.promise.predicted_start_ms,
         backoff_ms=job.promise.backoff_ms,
-        session_created_ms=session_created_ms,
-        session_turns=session_turns,
+        session_created_ms=turn.session_created_ms,
+        session_turns=turn.number,
         admitted_ms=admitted_ms,
     )

@@ -43,7 +43,7 @@ def admitted(
     at_ms: int,
     job: Job,
     outlook: Outlook,
-    grounds: Grounds | None,
+    why: Why | None,
     share: ShareView | None,
     weights: tuple[int | None, int],
     pools: int,
@@ -51,7 +51,7 @@ def admitted(
     """The admission of a job that stands like this, with its promise.
 
     Args:
-        grounds: of its slot, where it got one at once.
+        why: it got its slot, where it got one at once.
         share: of its flow, where it waits for its turn.
         weights: of its priority in the pool, and of its tenant.
         pools: that serve its model.
@@ -59,7 +59,7 @@ def admitted(
     waits = "quota" if outlook.held else "queued"
     return Admitted(
         at_ms,
-        waits if grounds is None else grounds.why,
+        waits if why is None else why,
         job.pool_id,
         job.promise.queue_position,
         job.promise.predicted_start_ms,

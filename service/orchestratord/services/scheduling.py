@@ -68,6 +68,13 @@ class SchedulingService:
 
     def _apply(self, effect: Effect) -> None:
         match effect:
+            case Admitted():
+                if (job := self._jobs.get(effect.task_key)) is not None:
+                    job.pool_id = effect.pool_id
+                    job.promise = Promise(
+                        effect.queue_position, effect.predicted_start_ms, effect.backoff_ms
+                    )
+                    self.on_admitted(job)
             case Dispatch():
                 if (job := self._jobs.get(effect.task_key)) is not None:
                     self.on_dispatch(job, effect)
@@ -84,13 +91,6 @@ class SchedulingService:
             case Moved():
                 if (job := self._jobs.get(effect.task_key)) is not None:
                     self.on_moved(job, effect.pool_id)
-            case Admitted():
-                if (job := self._jobs.get(effect.task_key)) is not None:
-                    job.pool_id = effect.pool_id
-                    job.promise = Promise(
-                        effect.queue_position, effect.predicted_start_ms, effect.backoff_ms
-                    )
-                    self.on_admitted(job)
             case Rejected() | SessionExpired():
                 pass  # answered by whoever asked; an expired session leaves no work
             case _:
