@@ -16,7 +16,7 @@ from typing import Annotated
 
 import typer
 
-from orch_tools import codegen, evidence, proof, requirements, spec_changes
+from orch_tools import codegen, evidence, metrics_lint, proof, requirements, spec_changes
 from orch_tools.open_list import OpenListError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -139,6 +139,9 @@ def release(
     except (spec_changes.ChangelogError, requirements.RequirementErrors) as error:
         typer.echo(str(error), err=True)
         raise typer.Exit(1) from error
+
+
+app.command("metrics-lint")(metrics_lint.command)
 
 
 @app.command()

@@ -14,8 +14,10 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from orch_tools import (
+    codegen_alerts,
     codegen_client,
     codegen_config,
+    codegen_dashboards,
     codegen_metrics,
     codegen_routes,
     codegen_types,
@@ -31,6 +33,8 @@ GENERATORS: tuple[Generator, ...] = (
     codegen_routes.generate,
     codegen_config.generate,
     codegen_metrics.generate,
+    codegen_alerts.generate,
+    codegen_dashboards.generate,
     config_reference.generate,
     codegen_client.generate_clients,
     requirements.generate,
