@@ -11,8 +11,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import re
-import socket
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
@@ -28,18 +26,19 @@ from pool_managerd.engine_process import EngineProcess
 from pool_managerd.failure_classes import ExitEvidence, Failure, classify_exit
 from pool_managerd.kernel_evidence import KernelLog, MemoryKills
 from pool_managerd.launch_command import (
-    HOST,
     engine_command,
     engine_environment,
     profile_environment,
 )
 from pool_managerd.launch_profiles import LaunchRefused
+from pool_managerd.listen_port import PORT_ATTEMPTS, free_port, says_port_taken
 from pool_managerd.model_files import ModelUnavailable
 from pool_managerd.model_store import ModelStore, ModelUse
 from pool_managerd.model_use import use_models
-from pool_managerd.observer import DEVICE_FAULTS, Cause, CauseCode, DeviceFault
+from pool_managerd.observer import DEVICE_FAULTS, NOT_STARTED, Cause, CauseCode, DeviceFault
 from pool_managerd.preload_check import DoesNotFit, LaunchPlan, MemoryHold, PreloadCheck
 from pool_managerd.replica import Replica
+from pool_managerd.replica_state import ReplicaState
 from pool_managerd.restart_breaker import RestartBreaker
 from pool_managerd.self_test import SelfTestFailed, self_test
 from pool_managerd.settings import LaunchSettings, PoolSettings
@@ -56,12 +55,7 @@ HANG_S = 10.0
 KILL_GRACE_S = 2.0
 # A call that a dying engine cut: its exit, which says more, follows at once.
 EXIT_FOLLOWS_S = 1.0
-# The port was free when we looked; somebody may have been quicker. That is no failure to wait for.
-PORT_ATTEMPTS = 3
-PORT_TAKEN = re.compile(rb"address already in use|couldn't bind|failed to bind", re.IGNORECASE)
 
-# Nothing was started for want of it: that is no storm of restarts.
-_NOT_STARTED = frozenset((CauseCode.MEMORY, CauseCode.DEVICE))
 _FAULT_CODES = {fault: code for code, fault in DEVICE_FAULTS.items()}
 
 _log = structlog.get_logger(__name__)
@@ -139,14 +133,10 @@ class LaunchedSupervisor:
     async def run(self) -> None:
         """Keep an engine running until cancelled."""
         loop = asyncio.get_running_loop()
-        lost_ports = 0
         while True:
-            self._ready_since_s = None
-            self._fault = None
-            self._over.clear()
             self.replica.start()
             try:
-                cause = await self._live()
+                cause = await self._live_on_a_port()
             except Exception as error:  # noqa: BLE001
                 # A defect here must cost one life of the engine, and be seen.
                 _log.exception("replica.supervision_failed", replica_id=self.replica.id)
@@ -157,16 +147,7 @@ class LaunchedSupervisor:
             await self._end_engine(KILL_GRACE_S)
             since_s = self._ready_since_s
             healthy_s = 0.0 if since_s is None else loop.time() - since_s
-            lost_port = (
-                cause.code is CauseCode.EXITED
-                and since_s is None
-                and PORT_TAKEN.search(self._output.tail()) is not None
-            )
-            lost_ports = lost_ports + 1 if lost_port else 0
-            delay_s = 0.0
-            if 0 < lost_ports < PORT_ATTEMPTS:
-                self.replica.wait_for_restart(delay_s)
-            elif cause.code not in _NOT_STARTED and (
+            if cause.code not in NOT_STARTED and (
                 rest_s := self._breaker.after_failure(loop.time(), healthy_s)
             ):
                 delay_s = rest_s
@@ -201,8 +182,28 @@ class LaunchedSupervisor:
         self._output.close()
         self._kernel_log.close()
 
+    async def _live_on_a_port(self) -> Cause:
+        """One life of the engine; it begins again, on another port and still the same preload,
+        while somebody is quicker to take the port that was free. Returns why it is over."""
+        for attempt in range(1, PORT_ATTEMPTS + 1):
+            cause = await self._live()
+            taken = (
+                cause.code is CauseCode.EXITED
+                and self.replica.state is ReplicaState.PRELOADING
+                and says_port_taken(self._output.tail())
+            )
+            if not taken or attempt == PORT_ATTEMPTS:
+                break
+            _log.warning("replica.port_taken", replica_id=self.replica.id, cause=cause.message)
+            await self._end_engine(KILL_GRACE_S)
+            await self._close_client()
+        return cause
+
     async def _live(self) -> Cause:
         """One life of the engine, from its start; returns why it is over."""
+        self._ready_since_s = None
+        self._fault = None
+        self._over.clear()
         replica = self.replica
         port = free_port()
         try:
@@ -289,7 +290,9 @@ class LaunchedSupervisor:
                     tested = True
                 self._ready_since_s = loop.time()
                 start.memory.release()  # what it takes is taken
-                replica.ready(client, _with_all_kv(verdict, start.plan))
+                if (estimate := start.plan.estimate) is not None:
+                    verdict = replace(verdict, kv_bytes_per_token=estimate.task_token_bytes)
+                replica.ready(client, verdict)
                 self._used(start)
                 continue
             if verdict.misfit:
@@ -395,21 +398,3 @@ class LaunchedSupervisor:
         client, self._client = self._client, None
         if client is not None:
             await client.close()
-
-
-def _with_all_kv(properties: EngineProperties, plan: LaunchPlan) -> EngineProperties:
-    """What the engine says of itself, with the KV that we know it to hold beside the main model's
-    (ORCH-3020)."""
-    estimate = plan.estimate
-    if estimate is None:
-        return properties
-    return replace(properties, kv_bytes_per_token=estimate.task_token_bytes)
-
-
-def free_port() -> int:
-    """A TCP port on 127.0.0.1 that nobody listens on right now; the kernel seldom gives the same
-    one twice in a row."""
-    with socket.socket() as listener:
-        listener.bind((HOST, 0))
-        port: int = listener.getsockname()[1]
-        return port

@@ -48,6 +48,8 @@ class CauseCode(StrEnum):
 MemoryKind = Literal["vram", "host-ram"]
 DeviceFault = Literal["cuda-error", "xid", "ecc", "gpu-lost", "reset"]
 
+# Nothing was started, for want of it: that is no storm of restarts.
+NOT_STARTED = frozenset((CauseCode.MEMORY, CauseCode.DEVICE))
 # What the metrics contract counts of the causes: `oom_events_total`, `driver_reset_events_total`.
 MEMORY_KINDS: Mapping[CauseCode, MemoryKind] = {
     CauseCode.VRAM_OOM: "vram",

@@ -18,7 +18,7 @@ import pytest
 
 from harness_kit.scripted_engine import ReplicaRecorder
 from harness_kit.waiting import wait_until, wait_until_async
-from pool_managerd.launched_replica import PORT_TAKEN, free_port
+from pool_managerd.listen_port import free_port, says_port_taken
 from pool_managerd.model_files import SMOLLM2_SHA256
 from pool_managerd.observer import CauseCode
 from pool_managerd.pool_host import PoolHost
@@ -207,7 +207,7 @@ def test_a_launcher_that_cannot_serve_says_why_and_exits_1(busy_port: bool) -> N
 
     assert finished.returncode == 1
     # A lost port is told from a failure by these words, and tried again at once.
-    assert bool(PORT_TAKEN.search(finished.stderr.encode())) is busy_port
+    assert says_port_taken(finished.stderr.encode()) is busy_port
     assert '{"event": "failed", "message": ' in finished.stdout
 
 

@@ -235,6 +235,24 @@ def test_a_port_lost_to_somebody_else_is_no_storm(world: World) -> None:
     one.until("Ready", 1)
 
     assert len(one.starts_s) == 3
+    # It is one preload, which a reload waits for.
+    assert states(one) == ["Preloading", "SelfTest", "Ready"]
+    assert one.recorder.words() == ["preloaded", "ready"]
+    assert one.replica.view().restarts == 0
+
+
+def test_ports_that_are_always_lost_fail_the_preload(world: World) -> None:
+    one = world(restarts=RestartSettings(3, 100, 40))
+    one.engine.health = Health.DOWN
+
+    for _ in range(3):
+        one.pass_s(0.2)
+        assert one.process is not None
+        one.process.exit(1, "bind: Address already in use")
+    one.until("Backoff")
+
+    assert len(one.starts_s) == 3
+    assert [cause.code for cause in one.recorder.causes] == ["exited"]
 
 
 @pytest.mark.req("OC-POOL-3003")
