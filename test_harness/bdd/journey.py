@@ -2,26 +2,27 @@
 
 Steps (`bdd.steps`) are thin sentences over this. A task is known by its name, which is also its
 prompt, so that an engine's record says who ran when. Invariants: people see the service over HTTP
-only; the engines' own record is the independent witness of order and shares.
+only; the engines' own record is the independent witness of order and shares. What only an owner of
+the service has (its process, its log, its engines) is asked for by name, and is refused elsewhere.
 """
 
 from __future__ import annotations
 
+import json
 import time
 import uuid
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
-from bdd.stage import PATIENCE_S, Scenery, Stage, Wanted, model_of
+from bdd.stage import PATIENCE_S, AnyStage, NeedsOwnService, Scenery, Wanted
 from harness_kit.gated_engine import DecodeSeen, GatedEngine
-from harness_kit.http_probe import Answer, Event, EventStream, HttpProbe, task
-from harness_kit.service_process import ALL_KEY, DATA_KEY, OTHER_TENANT_KEY, ServiceProcess
+from harness_kit.http_probe import Answer, Event, EventStream, HttpProbe, ProbeError, numbered, task
+from harness_kit.service_process import ServiceProcess
 from harness_kit.waiting import wait_until
 
-# Two tenants, and a second client of the first one.
-KEYS = {"acme": DATA_KEY, "acme's colleague": ALL_KEY, "zeta": OTHER_TENANT_KEY}
+JSON = "application/json"
 BYSTANDER = "zeta"  # whose tasks take the slots
 
 
@@ -44,9 +45,13 @@ class Asked:
 class Journey:
     """One scenario: configure first, then act; the service starts with the first action."""
 
-    def __init__(self, stage: Stage) -> None:
+    def __init__(self, stage: AnyStage) -> None:
         self.wanted = Wanted()
         self.asked: dict[str, Asked] = {}
+        self.last: Answer | None = None
+        self.told: list[Answer] = []
+        self.headers: dict[str, str] = {}
+        self.metrics_before = ""
         self._stage = stage
         self._scenery: Scenery | None = None
         self._seen_before: dict[tuple[str, str], int] = {}
@@ -59,6 +64,7 @@ class Journey:
     def close(self) -> None:
         """End all connections and leave the stage tidy."""
         self._open.close()
+        self._cancel_the_rest()
         for probe in self._probes.values():
             probe.close()
         for engine in self._dead:
@@ -70,11 +76,22 @@ class Journey:
 
     @property
     def service(self) -> ServiceProcess:
-        return self._set().service
+        """The process. Raises NeedsOwnService where somebody else runs it."""
+        service = self._set().service
+        if service is None:
+            raise NeedsOwnService("the service's process belongs to somebody else")
+        return service
 
     def engines(self, pool: str) -> dict[str, GatedEngine]:
-        """The pool's engines by replica id."""
-        return self._set().engines[pool]
+        """The pool's engines by replica id. Raises NeedsOwnService where they are not ours."""
+        engines = self._set().engines.get(pool)
+        if not engines:
+            raise NeedsOwnService(f"the engines of {pool} belong to somebody else")
+        return engines
+
+    def decodes_by_seed(self, pool: str) -> bool:
+        """Whether the text of its tasks is known beforehand."""
+        return bool(self._set().engines.get(pool))
 
     def engine(self, pool: str) -> GatedEngine:
         """The only engine of a pool."""
@@ -96,13 +113,22 @@ class Journey:
 
     def crash_and_restart(self) -> None:
         """kill -9 and a start on the same state; the engines live on."""
+        self._hang_up()
+        self.service.kill()
+        self._seen_at_crash = self._count_decodes()
+        self.service.restart()
+
+    def stop_and_restart(self) -> None:
+        """SIGTERM, a good end, and a start on the same state."""
+        self._hang_up()
+        assert self.service.stop() == 0
+        self.service.restart()
+
+    def _hang_up(self) -> None:
         self._open.close()
         for probe in self._probes.values():
             probe.close()
         self._probes.clear()
-        self.service.kill()
-        self._seen_at_crash = self._count_decodes()
-        self.service.restart()
 
     def _set(self) -> Scenery:
         if self._scenery is None:
@@ -123,8 +149,30 @@ class Journey:
     def probe(self, who: str) -> HttpProbe:
         """The kept-alive connection of that person."""
         if who not in self._probes:
-            self._probes[who] = self.service.probe(KEYS[who])
+            self._probes[who] = self._set().connect(who)
         return self._probes[who]
+
+    def request(self, who: str, method: str, path: str, document: Any = None) -> Answer:
+        """One request; `{name}` in the path stands for that task's id, `{name.session}` for its
+        session's.
+        """
+        for name, asked in self.asked.items():
+            path = path.replace(f"{{{name}}}", asked.task_id)
+            path = path.replace(f"{{{name}.session}}", str(asked.document["session_id"]))
+        body = None if document is None else json.dumps(document).encode()
+        headers = self.headers if body is None else self.headers | {"Content-Type": JSON}
+        return self._note(self.probe(who).request(method, path, body, headers))
+
+    def metrics(self) -> str:
+        """The exposition text that the scraper gets."""
+        answer = self.request("the scraper", "GET", "/metrics")
+        assert answer.status == 200, f"GET /metrics: {answer.status}; has the key the role metrics?"
+        return answer.body.decode()
+
+    def _note(self, answer: Answer) -> Answer:
+        self.last = answer
+        self.told.append(answer)
+        return answer
 
     def session_id(self, session: str) -> str:
         """The id behind a session's name."""
@@ -133,15 +181,16 @@ class Journey:
     def submit(self, who: str, pool: str, name: str, **fields: Any) -> Asked:
         """POST a task; its name is its prompt."""
         assert name not in self.asked, f"there is a task {name!r} already"
-        document = task(model_of(pool), **({"prompt": name} | fields))
-        answer = self.probe(who).post("/v1/tasks", document)
+        model = self._set().models[pool]
+        document = task(model.ref, **({"engine": model.engine, "prompt": name} | fields))
+        answer = self.request(who, "POST", "/v1/tasks", document)
         self.asked[name] = Asked(who, pool, document, answer, time.monotonic())
         return self.asked[name]
 
     def ask_again(self, name: str) -> Answer:
         """POST the very same document again."""
         asked = self.asked[name]
-        asked.answer = self.probe(asked.who).post("/v1/tasks", asked.document)
+        asked.answer = self.request(asked.who, "POST", "/v1/tasks", asked.document)
         asked.answered_at_s = time.monotonic()
         return asked.answer
 
@@ -177,14 +226,30 @@ class Journey:
     def stream(self, name: str) -> EventStream:
         """Open the task's stream on a connection of its own."""
         asked = self.asked[name]
-        probe = self._open.enter_context(self.service.probe(KEYS[asked.who]))
-        return probe.stream(asked.task_id)
+        probe = self._open.enter_context(self._set().connect(asked.who))
+        after = asked.events[-1].id if asked.events else None
+        return probe.stream(asked.task_id, after, **self.headers)
+
+    def read_up_to(self, name: str, tokens: int) -> None:
+        """Read that many tokens, from where it was left on, and lose the connection."""
+        asked, stream = self.asked[name], self.stream(name)
+        begun = bool(asked.events)
+        read = stream.take(tokens if begun else tokens + 1)  # `started` is the first
+        stream.probe.vanish()
+        asked.events = numbered(asked.events + read)
+
+    def read_on(self, name: str) -> None:
+        """Read the rest, after the last event that was read."""
+        asked, stream = self.asked[name], self.stream(name)
+        assert stream.status == 200, stream.answer()
+        asked.events += stream.rest()
+        assert stream.complete, f"the stream of {name} broke off"
 
     def read(self, name: str) -> list[Event]:
         """All events of the task, once it has ended."""
         asked = self.asked[name]
         if not asked.events:
-            stream = self.probe(asked.who).stream(asked.task_id)
+            stream = self.probe(asked.who).stream(asked.task_id, **self.headers)
             assert stream.status == 200, stream.answer()
             asked.events = stream.rest()
             assert stream.complete, f"the stream of {name} broke off"
@@ -195,6 +260,14 @@ class Journey:
         for name, asked in self.asked.items():
             if asked.answer.status == 202:
                 self.read(name)
+
+    def _cancel_the_rest(self) -> None:
+        """What no gate holds would decode on after the scenario."""
+        for asked in self.asked.values():
+            over = asked.events and asked.events[-1].terminal
+            if asked.answer.status == 202 and not over and not self.decodes_by_seed(asked.pool):
+                with suppress(OSError, ProbeError):  # a service that is gone is found out later
+                    self.probe(asked.who).post(f"/v1/tasks/{asked.task_id}/cancel")
 
     # --- what the engines saw ------------------------------------------------------------------
 

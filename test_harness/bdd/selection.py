@@ -1,7 +1,7 @@
 """Which features run: all of them, or those that `LLORCH_BDD_FEATURE_PATH` names.
 
 Off every request's path; asked once, when the scenarios are collected. Invariant: a path that does
-not exist is an error, never an empty run.
+not lead to a feature is an error, never an empty run.
 """
 
 from __future__ import annotations
@@ -20,6 +20,9 @@ def chosen_features(named: str, here: Path) -> Path:
     if not named:
         return FEATURES
     for base in (here, FEATURES):
-        if (found := (base / named).resolve()).exists():
+        found = (base / named).resolve()
+        if (found.suffix == ".feature" and found.is_file()) or any(found.glob("**/*.feature")):
             return found
-    raise FileNotFoundError(f"{VARIABLE}: there is no {named!r}, neither here nor in {FEATURES}")
+    raise FileNotFoundError(
+        f"{VARIABLE}: there is no feature in {named!r}, neither here nor in {FEATURES}"
+    )

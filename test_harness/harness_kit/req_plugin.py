@@ -153,4 +153,6 @@ def _place_of(item: pytest.Item, root: Path) -> str:
     if scenario is None:
         return item.nodeid.partition("[")[0]
     feature = Path(scenario.feature.filename)
-    return place_of(feature.relative_to(root).as_posix(), scenario.name)
+    if feature.is_relative_to(root):
+        feature = feature.relative_to(root)
+    return place_of(feature.as_posix(), scenario.name)

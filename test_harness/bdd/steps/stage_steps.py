@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import sys
 from dataclasses import replace
 
 import yaml
@@ -39,6 +42,19 @@ def section_is_configured(journey: Journey, name: str, docstring: str) -> None:
     journey.wanted.sections[name] = yaml.safe_load(docstring)
 
 
+@given(parsers.parse('a service whose model is called "{pool}"'))
+def any_model(journey: Journey, pool: str) -> None:
+    """Whatever a live service serves; a real llama.cpp where the scenarios start their own."""
+    small = {"ctx": 1024, "timeouts": {"wall_ms": 120_000, "idle_ms": 60_000}}
+    journey.wanted.pools[pool] = PoolWanted(0, 2, small, any_model=True)
+
+
+@given(parsers.parse('pool "{pool}" whose engine cannot start'))
+def engine_cannot_start(journey: Journey, pool: str) -> None:
+    launch = {"count": 1, "command": [sys.executable, "-c", "raise SystemExit('no such device')"]}
+    journey.wanted.pools[pool] = PoolWanted(0, 1, {"launch": launch}, broken=True)
+
+
 @given(parsers.parse('all slots of "{pool}" are taken'))
 def slots_are_taken(journey: Journey, pool: str) -> None:
     journey.take_slots(pool)
@@ -60,6 +76,23 @@ def engines_go_on(journey: Journey, pool: str) -> None:
 @when(parsers.parse('engine {replica} of "{pool}" dies'))
 def engine_dies(journey: Journey, replica: str, pool: str) -> None:
     journey.kill_engine(pool, replica)
+
+
+@when(parsers.parse('the process of the first engine of "{pool}" is killed'))
+def engine_process_is_killed(journey: Journey, pool: str) -> None:
+    """Of those that the service launched."""
+    first = min(journey.service.engine_pids(pool).items())
+    os.kill(first[1], signal.SIGKILL)
+
+
+@when(parsers.re(r'the engine of "(?P<pool>[^"]+)" (?P<what>loads its model again|has loaded)'))
+def engine_loads(journey: Journey, pool: str, what: str) -> None:
+    journey.engine(pool).loading = what != "has loaded"
+
+
+@when("the service is stopped and started again")
+def service_restarts(journey: Journey) -> None:
+    journey.stop_and_restart()
 
 
 @when("the service is killed and started again")

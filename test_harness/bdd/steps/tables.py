@@ -1,7 +1,7 @@
 """Reading the tables and lists that steps carry.
 
 Off every request's path. Invariant: a cell that looks like a number or a truth value is one, an
-empty cell is absent, and everything else is text.
+empty cell is absent, `something` is anything but nothing, and everything else is text.
 """
 
 from __future__ import annotations
@@ -24,6 +24,28 @@ def rows(table: Table) -> list[dict[str, Any]]:
 def pairs(table: Table) -> dict[str, Any]:
     """A table of two columns, without a head line."""
     return {word: _value(cell) for word, cell in table}
+
+
+def unlike(shown: Any, table: Table) -> dict[str, Any]:
+    """What a document shows otherwise than a table of `pairs` says; a word such as `engines.0.ctx`
+    leads into it.
+    """
+    found = {word: part(shown, word) for word in pairs(table)}
+    return {
+        word: found[word]
+        for word, value in pairs(table).items()
+        if (found[word] in (None, "", []) if value == "something" else found[word] != value)
+    }
+
+
+def part(document: Any, word: str) -> Any:
+    """The value at `word`, such as `engines.0.ctx`; None where there is nothing."""
+    for step in word.split("."):
+        if isinstance(document, list):
+            document = document[int(step)] if int(step) < len(document) else None
+        else:
+            document = document.get(step) if isinstance(document, dict) else None
+    return document
 
 
 def quoted(text: str) -> list[str]:

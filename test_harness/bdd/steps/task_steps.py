@@ -38,8 +38,33 @@ def submit_many(
         assert asked.answer.status == 202, asked.answer
 
 
+@when(parsers.parse('{who} says to "{pool}", as "{name}"'))
+def says(journey: Journey, who: str, pool: str, name: str, datatable: Table) -> None:
+    """A conversation, which the engine's own template makes a prompt of."""
+    journey.submit(who, pool, name, prompt=None, messages=rows(datatable))
+
+
+@when(parsers.parse('{who} sends the record of "{name}" again, as "{replay}"'))
+def record_sent_again(journey: Journey, who: str, name: str, replay: str) -> None:
+    """The request that its determinism record keeps."""
+    answer = journey.request(who, "GET", f"/v1/tasks/{{{name}}}/determinism")
+    assert answer.status == 200, answer
+    fields = {
+        word: value
+        for word, value in answer.json()["request"].items()
+        if word not in ("task_id", "session_id", "model_ref")
+    }
+    journey.submit(who, journey.asked[name].pool, replay, **fields)
+
+
+@when(parsers.parse('"{name}" is sent again, with {field} {value:d}'))
+def sent_again_otherwise(journey: Journey, name: str, field: str, value: int) -> None:
+    """Under the same id."""
+    asked = journey.asked[name]
+    journey.request(asked.who, "POST", "/v1/tasks", asked.document | {field: value})
+
+
 @given("all tasks have ended")
-@when("all tasks have ended")
 def all_have_ended(journey: Journey) -> None:
     journey.read_all()
 

@@ -1,3 +1,4 @@
+@own-service
 Feature: A new model on trial
   A canary gets a share of the traffic, chosen by a stable hash of the task, and is a pool of its
   own in metrics and logs until it is promoted or rolled back.
@@ -22,7 +23,7 @@ Feature: A new model on trial
     Then "stable" comes to show
       | reload.phase | done                    |
       | model_ref    | file:/models/trial.gguf |
-      | replicas     | 2                       |
+      | count        | 2                       |
     And "meanwhile" has run to its end
     And the operator may not promote "stable", for "no canary"
 
@@ -38,7 +39,7 @@ Feature: A new model on trial
     Then all of "shared" have run
     And "stable" comes to show
       | reload.phase | rolled_back |
-      | replicas     | 2           |
+      | count        | 2           |
 
   @ORCH-3033
   Scenario: Only one trial at a time

@@ -1,3 +1,4 @@
+@own-service
 Feature: Taking engines out of service
   An operator drains a pool or one replica of it before maintenance. What runs goes on until the
   deadline; then it continues elsewhere, or is told to come back.

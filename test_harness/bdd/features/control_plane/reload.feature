@@ -1,3 +1,4 @@
+@own-service
 Feature: Another model for a pool
   A reload starts engines with the new model beside the old ones and switches when all of them work.
   Clients notice nothing; a model that does not work changes nothing; a rollback is one order.
@@ -15,7 +16,7 @@ Feature: Another model for a pool
     Then "served" comes to show
       | reload.phase | done                   |
       | model_ref    | file:/models/next.gguf |
-      | replicas     | 2                      |
+      | count        | 2                      |
     When acme submits to "served"
       | task  | max_tokens |
       | after | 5          |
@@ -30,7 +31,7 @@ Feature: Another model for a pool
     And the operator rolls-back "served"
     And "served" comes to show
       | reload.phase | rolled_back |
-      | replicas     | 2           |
+      | count        | 2           |
     And the operator rolls-back "served"
     And acme submits to "served"
       | task  | max_tokens |

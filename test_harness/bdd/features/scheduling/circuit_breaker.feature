@@ -1,3 +1,4 @@
+@own-service
 Feature: Circuit breaker
   A pool that keeps an objective of its interactive tasks from being met gives up batch work first,
   says so, and takes it again when the objective holds.

@@ -1,3 +1,4 @@
+@own-service
 Feature: Deadlines
   Whoever says by when an answer is needed is served in that order, and learns at once when it
   cannot be had in time, and when to come back.

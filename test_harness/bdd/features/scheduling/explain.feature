@@ -1,3 +1,4 @@
+@own-service
 Feature: Explanations
   Why did it wait, why was it refused? An operator can answer a user: every decision about a task is
   kept with the figures that it was taken from.

@@ -1,3 +1,4 @@
+@own-service
 Feature: Fair shares
   Everybody's work moves, in proportion to the weights that the operator has set, and what counts is
   tokens, not tasks. Nobody is starved, and nobody has to know about the others.

@@ -1,3 +1,4 @@
+@own-service
 Feature: Full queues
   A queue is bounded. What happens at its end is the operator's choice, and whoever loses by it is
   told so, in the same words everywhere.

@@ -1,3 +1,4 @@
+@own-service
 Feature: Rate limits and quotas
   A client that asks too often, or a tenant that has its share, is told when to come back; nobody
   else notices.

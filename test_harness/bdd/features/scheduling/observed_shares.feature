@@ -1,3 +1,4 @@
+@own-service
 Feature: Observed shares
   The operator sees on a dashboard that everybody gets what the weights promise.
 

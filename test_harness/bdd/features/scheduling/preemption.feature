@@ -1,3 +1,4 @@
+@own-service
 Feature: Preemption
   An urgent task that would be late takes the slot of one that can wait, where the operator allows it.
   Whoever makes way loses nothing but time: the text goes on as if nothing had happened.

@@ -1,3 +1,4 @@
+@own-service
 Feature: Quotas of tokens and memory
   A tenant gets what it was promised, whoever of its people asks, and what it does not use is its
   own again. Nobody takes the memory of the others.

@@ -1,3 +1,4 @@
+@own-service
 Feature: A restart in the middle
   The service may die at any moment. What it has promised it keeps: order, shares, budgets and
   quotas.

@@ -1,3 +1,4 @@
+@own-service
 Feature: Sessions
   A conversation has a length and a budget, both visible all along, and stays where its memory is.
 
