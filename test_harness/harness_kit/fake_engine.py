@@ -13,6 +13,9 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import os
+import signal
+import sys
 import threading
 from collections import deque
 from dataclasses import dataclass, replace
@@ -307,8 +310,15 @@ class FakeEngine:
         await listener.wait_closed()
 
 
+def _end_for_want_of_vram() -> None:
+    """What llama.cpp says and does when the GPU's memory is exhausted."""
+    print("ggml_backend_cuda: cudaMalloc failed: out of memory", file=sys.stderr, flush=True)
+    os._exit(1)
+
+
 async def _run(script: FakeScript, port: int) -> None:
     server = Server(script)
+    server.loop.add_signal_handler(signal.SIGUSR1, _end_for_want_of_vram)
     listener = await server.loop.create_server(lambda: ServerConnection(server), "127.0.0.1", port)
     address = listener.sockets[0].getsockname()
     print(json.dumps({"event": "listening", "host": address[0], "port": address[1]}), flush=True)
@@ -316,7 +326,7 @@ async def _run(script: FakeScript, port: int) -> None:
 
 
 def main() -> None:
-    """Serve until killed; one JSON line says where."""
+    """Serve until killed, or until SIGUSR1 exhausts the GPU; one JSON line says where."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--port", type=int, default=0)
     parser.add_argument("--slots", type=int, default=2)
