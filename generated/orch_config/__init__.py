@@ -37,6 +37,7 @@ from orch_config.types import (
     Streams,
     Tenant,
     Timeouts,
+    Tracing,
     TrustPolicy,
 )
 
@@ -73,6 +74,7 @@ __all__ = [
     "Streams",
     "Tenant",
     "Timeouts",
+    "Tracing",
     "TrustPolicy",
     "schema_text",
 ]

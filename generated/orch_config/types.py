@@ -224,6 +224,17 @@ class Slos(msgspec.Struct, kw_only=True, frozen=True):
     batch: BatchSlo = msgspec.field(default_factory=lambda: BatchSlo())
 
 
+class Tracing(msgspec.Struct, kw_only=True, frozen=True):
+    """One OpenTelemetry trace per admitted task, from its submission to the engine, sent over OTLP (HTTP, protobuf). A `traceparent` header of the submission is continued, and the engine gets one. Needs the packages of the extra `tracing` (ORCH-2009)."""
+
+    # Where traces are sent; without it there are none.
+    endpoint: Annotated[str, Meta(pattern="^https?://[^\\s@]+\\Z")] | None = None
+    # Share of the tasks that are traced where the submission does not decide it by its own traceparent.
+    sample_ratio: Annotated[float, Meta(ge=0, le=1)] = 1.0
+    # Environment variable with headers for the collector, as in `name=value,name=value`; a token belongs there.
+    headers_env: Annotated[str, Meta(pattern="^[A-Za-z_][A-Za-z0-9_]*\\Z")] | None = None
+
+
 class Memory(msgspec.Struct, kw_only=True, frozen=True):
     """What is checked before an engine is launched, and what may give when it does not fit (ORCH-3003, ORCH-3039)."""
 
@@ -498,5 +509,7 @@ class Config(msgspec.Struct, kw_only=True, frozen=True):
     policy: Policy = msgspec.field(default_factory=lambda: Policy())
     # Service level objectives by priority, measured over a sliding window of every pool (ORCH-3041).
     slos: Slos = msgspec.field(default_factory=lambda: Slos())
+    # One OpenTelemetry trace per admitted task, from its submission to the engine, sent over OTLP (HTTP, protobuf). A `traceparent` header of the submission is continued, and the engine gets one. Needs the packages of the extra `tracing` (ORCH-2009).
+    tracing: Tracing = msgspec.field(default_factory=lambda: Tracing())
     # What is served.
     pools: Annotated[tuple[Pool, ...], Meta(max_length=1024)] = ()

@@ -62,7 +62,7 @@ from orchestratord.services.devices import DeviceService
 from orchestratord.services.dispatch import Dispatcher
 from orchestratord.services.drains import DrainService
 from orchestratord.services.explanations import ExplanationService
-from orchestratord.services.jobs import JobTable
+from orchestratord.services.jobs import Job, JobTable
 from orchestratord.services.kv_pressure import PERIOD_S as KV_PERIOD_S
 from orchestratord.services.kv_pressure import KvPressure
 from orchestratord.services.model_store_size import ModelStoreSize
@@ -90,6 +90,7 @@ from orchestratord.settings import (
     secret_values,
     slo_notice_s,
     slo_objectives,
+    task_traces,
 )
 from pool_managerd.gpu_watch import GpuWatch
 from pool_managerd.model_store_errors import ModelStoreError
@@ -239,7 +240,10 @@ class Orchestrator:
         self.replicas.on_withdrawn = self.dispatcher.evacuate
         self.dispatcher.on_disturbance = self.hub.notice
         self.dispatcher.on_first_token = self.slo.first_token
-        self.termination.on_end = self.slo.ended
+        self.termination.on_end = self._ended
+        self.traces = task_traces(config.tracing)
+        if self.traces is not None:
+            self.dispatcher.traceparent_of = self.traces.traceparent
         self.slo.on_judged = self.telemetry.slo_judged
         if config.streams.on_disconnect == "cancel":
             self.hub.on_abandoned = self.cancellation.request
@@ -267,6 +271,11 @@ class Orchestrator:
             loaded, reload_file, self.reconfiguration, self.telemetry.config_reloaded
         )
         self.telemetry.deployment(version("llama-orch"), config.platform.cpu_carve_out)
+
+    def _ended(self, job: Job, outcome: str, code: Code | None) -> None:
+        self.slo.ended(job, outcome, code)
+        if self.traces is not None:
+            self.traces.ended(job, outcome, code)
 
     def _take_over(self, config: Config) -> None:
         self.config = config
@@ -472,6 +481,8 @@ async def _serve(orchestrator: Orchestrator, host: str, port: int, logs: LineBuf
     )
     for tick in ticks:
         tick.cancel()
+    if orchestrator.traces is not None:
+        await asyncio.to_thread(orchestrator.traces.close)
     return 0
 
 

@@ -11,6 +11,7 @@ import threading
 from collections.abc import Iterator, Mapping
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points
+from importlib.util import find_spec
 
 from gpu_telemetry.nvml import NvmlReader, NvmlUnavailable
 from gpu_telemetry.snapshot import HostGpus
@@ -22,6 +23,8 @@ from worker_adapters.adapter_api.types import EngineAdapter
 ADAPTER_GROUP = "llama_orch.engine_adapters"
 # A driver that sleeps takes seconds to wake; a start waits no longer for one that hangs.
 LOOK_S = 30.0
+# What `orchestratord.infra.tracing` imports.
+_TRACING_PACKAGES = ("opentelemetry.sdk.trace", "opentelemetry.exporter.otlp.proto.http")
 
 
 class InstalledAdapters(Mapping[str, EngineAdapter]):
@@ -56,7 +59,15 @@ def this_host() -> Host:
         _model_problem,
         lambda device: _device_problem(device, gpus()),
         lambda one, other: overlap(one, other, gpus()),
+        can_trace=_has_tracing(),
     )
+
+
+def _has_tracing() -> bool:
+    try:
+        return all(find_spec(name) for name in _TRACING_PACKAGES)
+    except ModuleNotFoundError:  # of a parent package
+        return False
 
 
 def _device_problem(name: str, host: HostGpus) -> str | None:

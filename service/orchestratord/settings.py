@@ -6,11 +6,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from orch_config import Config
-from orch_config.types import Catalog, Pool, SamplerProfile
+from orch_config.types import Catalog, Pool, SamplerProfile, Tracing
 from orchestrator_core.admission.circuit_breaker import BreakerPolicy
 from orchestrator_core.limits import Limits
 from orchestrator_core.pool import (
@@ -22,6 +23,7 @@ from orchestrator_core.pool import (
 )
 from orchestrator_core.task import Determinism, Priority
 from orchestratord.api.keys import KeyRing, Principal, hash_key
+from orchestratord.configuration.otlp_headers import otlp_headers
 from orchestratord.configuration.quotas import granted_classes
 from orchestratord.services.replicas import PoolTraits
 from orchestratord.services.slo import ERRORS, FIRST_TOKEN, THROUGHPUT, TOKENS_64, Objective
@@ -34,6 +36,9 @@ from pool_managerd.settings import (
     RestartSettings,
 )
 from worker_adapters.adapter_api.types import Sampling
+
+if TYPE_CHECKING:
+    from orchestratord.infra.tracing import TaskTraces
 
 # A shorter value of an engine's environment is a number or a switch, which logs are full of.
 SECRET_CHARS_MIN = 8
@@ -225,6 +230,17 @@ def key_ring(config: Config) -> KeyRing | None:
     return KeyRing(stored)
 
 
+def task_traces(tracing: Tracing) -> TaskTraces | None:
+    """The traces of tasks, None where no collector is configured."""
+    if tracing.endpoint is None:
+        return None
+    from orchestratord.infra import tracing as otel  # its packages are an extra
+
+    headers = otlp_headers(os.environ[tracing.headers_env]) if tracing.headers_env else {}
+    exporter = otel.otlp_exporter(tracing.endpoint, headers)
+    return otel.TaskTraces(exporter, tracing.sample_ratio, version("llama-orch"))
+
+
 def secret_values(config: Config) -> list[str]:
     """Texts that must never reach a log: keys, and what engines are given in their environment
     (a hub's token, say) as far as it is long enough to be a secret."""
@@ -240,4 +256,7 @@ def secret_values(config: Config) -> list[str]:
         for value in pool.launch.env.values()
         if len(value) >= SECRET_CHARS_MIN
     }
+    headers = config.tracing.headers_env
+    if headers is not None and headers in os.environ:
+        given.update(otlp_headers(os.environ[headers]).values())
     return keys + sorted(given)

@@ -23,6 +23,8 @@ _RUNTIME = "test_harness/orch_tools/client_runtime"
 _CORRELATION, _LAST_EVENT = "X-Correlation-Id", "Last-Event-ID"
 _METHODS = ("get", "put", "post", "delete", "patch")
 _PYTHON_TYPES = {"string": "str", "integer": "int"}
+# `traceparent` is for whoever has a tracer, which then has a transport of its own.
+_KNOWN_HEADERS = {_CORRELATION, _LAST_EVENT, "traceparent"}
 
 
 class ClientCodegenError(Exception):
@@ -113,7 +115,7 @@ def _operation(
                     f"{where}: query parameter {parameter['name']} is no plain value"
                 )
             query.append((parameter["name"], _PYTHON_TYPES[kind]))
-        elif parameter["in"] == "header" and parameter["name"] not in {_CORRELATION, _LAST_EVENT}:
+        elif parameter["in"] == "header" and parameter["name"] not in _KNOWN_HEADERS:
             raise ClientCodegenError(
                 f"{where}: header {parameter['name']} has no place in a client method"
             )

@@ -286,12 +286,19 @@ class UpstreamPool:
         return len(self._idle)
 
     def post(
-        self, path: str, body: bytes, consumer: ResponseConsumer, *, correlation_id: str = ""
+        self,
+        path: str,
+        body: bytes,
+        consumer: ResponseConsumer,
+        *,
+        correlation_id: str = "",
+        traceparent: str = "",
     ) -> Exchange:
         """Send `body` (JSON) to `path`; the consumer is called later, never from in here.
 
         Args:
             correlation_id: sent as `X-Correlation-Id` when it is visible ASCII.
+            traceparent: sent as it is, unless empty.
         """
         head = (
             f"POST {self.origin.base_path}{path} HTTP/1.1\r\nHost: {self.origin.authority}\r\n"
@@ -300,6 +307,8 @@ class UpstreamPool:
         )
         if correlation_id and correlation_id.isascii() and correlation_id.isprintable():
             head += f"X-Correlation-Id: {correlation_id}\r\n"
+        if traceparent:
+            head += f"traceparent: {traceparent}\r\n"
         exchange = Exchange(self, head.encode() + b"\r\n" + body, consumer)
         self.open_exchanges.add(exchange)
         idle = self._take_idle()

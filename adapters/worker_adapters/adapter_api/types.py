@@ -38,6 +38,7 @@ class DecodeRequest(msgspec.Struct, frozen=True, gc=False):
     sampling: Sampling
     cold: bool
     correlation_id: str = ""
+    traceparent: str = ""  # W3C Trace Context; "": not traced
 
 
 class DecodeEnd(msgspec.Struct, frozen=True, gc=False):

@@ -218,6 +218,7 @@ class LlamaCppClient:
                 completion_body(request),
                 stream,
                 correlation_id=request.correlation_id,
+                traceparent=request.traceparent,
             )
         )
         return stream

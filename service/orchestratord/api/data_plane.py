@@ -82,7 +82,12 @@ class DataPlane:
                 status=415,
             )
         request = decode_task(exchange.request.body)
-        draft = draft_of(request, exchange.principal, exchange.correlation_id)
+        draft = draft_of(
+            request,
+            exchange.principal,
+            exchange.correlation_id,
+            headers.get(b"traceparent", b"").decode("latin-1"),
+        )
 
         def answer(outcome: Outcome) -> None:
             self._answer(exchange, outcome)

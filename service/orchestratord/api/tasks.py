@@ -98,6 +98,7 @@ def draft_of(
         tenant=principal.tenant,
         client_id=principal.id,
         correlation_id=correlation_id,
+        traceparent=traceparent,
         body_digest=hashlib.blake2b(_encoder.encode(request), digest_size=16).digest(),
         task_id=request.task_id,
         session_id=request.session_id,

@@ -17,6 +17,7 @@ from .document import Document
 from .findings import ABSENT, Findings, section
 from .host_checks import Host, check_host
 from .not_yet import warn_of_not_yet
+from .otlp_headers import otlp_headers
 from .problems import Path, Problem, key_of
 
 # contracts: a configuration without `sampler_profiles` has exactly this one.
@@ -39,6 +40,7 @@ def check_values(
     findings = Findings(document)
     _check_server(data, findings)
     _check_keys(data, environ, findings)
+    _check_tracing(section(data, "tracing"), environ, findings)
     pools = data.get("pools") or []
     _check_unique(((("pools", i, "id"), pool["id"]) for i, pool in enumerate(pools)), findings)
     for index, pool in enumerate(pools):
@@ -112,6 +114,19 @@ def _check_keys(data: dict[str, Any], environ: Mapping[str, str], findings: Find
             rule = "is not what `llama-orch keys hash` prints (v1:SALT:MAC, hexadecimal)"
             findings.reject((*path, "key_hmac"), key["key_hmac"], rule)
     _check_unique(named, findings)
+
+
+def _check_tracing(tracing: dict[str, Any], environ: Mapping[str, str], findings: Findings) -> None:
+    variable = tracing.get("headers_env")
+    if variable is None:
+        return
+    place: Path = ("tracing", "headers_env")
+    try:
+        otlp_headers(environ[variable])
+    except KeyError:
+        findings.reject(place, variable, "this environment variable is not set")
+    except ValueError as error:
+        findings.reject(place, variable, f"this environment variable {error}")
 
 
 def _check_pool(data: dict[str, Any], pool: dict[str, Any], path: Path, findings: Findings) -> None:

@@ -22,12 +22,14 @@ class Host:
     not there, or None where it is or where that cannot be said before the launch. `device_problem`
     returns why an entry of a device mask cannot be meant, or None where it can or nobody knows.
     `same_device` tells whether two entries mean one device, or a GPU and an instance of it.
+    `can_trace` says whether the packages of the extra `tracing` are installed.
     """
 
     engines: frozenset[str]
     model_problem: Callable[[str], str | None]
     device_problem: Callable[[str], str | None]
     same_device: Callable[[str, str], bool] = lambda one, other: False
+    can_trace: bool = True
 
 
 def check_host(data: dict[str, Any], host: Host, findings: Findings) -> None:
@@ -48,6 +50,10 @@ def check_host(data: dict[str, Any], host: Host, findings: Findings) -> None:
             if problem is not None:
                 findings.reject(("pools", index, "devices", number), device, problem)
     _check_shared(data.get("pools") or [], host, findings)
+    endpoint = section(data, "tracing").get("endpoint")
+    if endpoint is not None and not host.can_trace:
+        rule = "needs the packages of the extra tracing: pip install 'llama-orch[tracing]'"
+        findings.reject(("tracing", "endpoint"), endpoint, rule)
 
 
 def _check_shared(pools: list[dict[str, Any]], host: Host, findings: Findings) -> None:

@@ -109,6 +109,7 @@ class Draft(Value, frozen=True):
     determinism: Determinism
     seed: int | None = None
     sampler_profile_version: str | None = None
+    traceparent: str = ""
     prompt: str | None = None
     messages: tuple[Message, ...] = ()
     inputs: tuple[str, ...] = ()
@@ -323,6 +324,7 @@ class AdmissionService:
             correlation_id=draft.correlation_id,
             body_digest=draft.body_digest,
             payload=payload,
+            traceparent=draft.traceparent,
         )
         # Registered before the step: the core may lease a slot for it at once.
         self._jobs.add(job)

@@ -77,6 +77,8 @@ class Dispatcher:
         self.idle.set()
         self.on_disturbance: Callable[[Job], None] | None = None
         self.on_first_token: Callable[[Job], None] | None = None
+        # The W3C header that an engine gets with an attempt, "" for none.
+        self.traceparent_of: Callable[[Job], str] | None = None
 
     @property
     def running(self) -> Iterable[Attempt]:
@@ -377,6 +379,7 @@ class Attempt:
             return
         traits = self._dispatcher.replicas.pools[job.pool_id]
         strict = job.task.determinism is Determinism.STRICT
+        traceparent_of = self._dispatcher.traceparent_of
         job.decode = self.replica.client.decode(
             DecodeRequest(
                 prompt=payload.prompt,
@@ -387,6 +390,7 @@ class Attempt:
                 cold=job.task.kv_hint == "cold"
                 or (strict and not traits.deterministic_prefix_cache),
                 correlation_id=job.correlation_id,
+                traceparent="" if traceparent_of is None else traceparent_of(job),
             ),
             self,
         )

@@ -119,6 +119,8 @@ class Job:
     recovered: bool = False
     # What was decided about it, in this order; of too many the first and the newest.
     decisions: list[Decision] = field(default_factory=list)
+    # The W3C header of its submission; "" where there was none, or a restart lay between.
+    traceparent: str = ""
     line: bytes = b""  # what its log lines have in common, while it lives (`task_lines`)
 
     def note(self, decision: Decision) -> None:

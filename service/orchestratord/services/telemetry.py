@@ -238,6 +238,7 @@ class Telemetry:
         self._lines.pool_added(spec, fields)
         self._tenant_weights[spec.id] = {tenant.id: tenant.weight for tenant in spec.tenants}
         metrics, of = self.metrics, {"engine": spec.engine, "pool_id": spec.id}
+        metrics.failover_recovery_ms.labels(**of)
         for outcome in _FAILOVERS:
             metrics.failovers_total.labels(**of, outcome=outcome)
         for reason in _OUT_OF_MEMORY:
@@ -301,6 +302,9 @@ class Telemetry:
     def replica_state(self, spec: PoolSpec, replica_id: str, state: str) -> None:
         """1 for the state it is in; a replica whose engine nobody wants to run (Unloaded, Stopped)
         is in none of them: the label's budget holds seven states and `other`."""
+        self.metrics.replica_restarts_total.labels(
+            engine=spec.engine, pool_id=spec.id, replica_id=replica_id
+        )
         for known in _METERED_STATES:
             self.metrics.replica_state.labels(
                 engine=spec.engine, pool_id=spec.id, replica_id=replica_id, state=known
@@ -467,6 +471,7 @@ class Telemetry:
     def deployment(self, version: str, cpu_carve_out: bool) -> None:
         self.metrics.build_info.labels(version=version).set(1)
         self.metrics.cpu_carve_out.set(cpu_carve_out)
+        self.metrics.config_reloads_total.labels(outcome="rejected")
 
     def process_gauges(self, readers: int, retained_bytes: int, sessions: int) -> None:
         """What is read when somebody scrapes: streams, logs, sessions, memory of the host."""
