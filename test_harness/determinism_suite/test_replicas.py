@@ -36,6 +36,9 @@ POOL_CTX = 1024
 REAL = [target for target in TARGETS.values() if target.replicas is not None]
 CORPUS = load_corpus(os.environ)
 
+# Thousands of tokens on the cores that are there: the whole square takes minutes on a busy machine.
+pytestmark = pytest.mark.timeout(1200)
+
 
 @dataclass(frozen=True, slots=True)
 class Side:
