@@ -2,7 +2,8 @@
 
 Engines die with their parent (`parent_death`); this is for what an engine started on its own and
 for engines that shook that off. Invariant: a process is killed only when it carries the random
-marker of the run that the file belongs to. Requirements: OC-POOL-3010.
+marker of the run that the file belongs to, or has a pid and a time of start that stand there: some
+workers overwrite the environment that holds the marker. Requirements: OC-POOL-3010.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from pathlib import Path
 import msgspec
 import structlog
 
-from pool_managerd.processes import kill_carriers, marker_of, start_ticks
+from pool_managerd.processes import kill_carriers, kill_started_at, marker_of, start_ticks
 
 MARKER_LENGTH = 32  # hexadecimal digits; anything else in the file is not ours
 
@@ -21,12 +22,14 @@ _log = structlog.get_logger(__name__)
 
 
 class Entry(msgspec.Struct, frozen=True):
-    """One running engine; `start_ticks` tells it from a later process of the same pid."""
+    """One running engine; `start_ticks` tells it from a later process of the same pid. `workers`
+    are what it had started when it became Ready, by pid and start."""
 
     pool_id: str
     replica_id: str
     pid: int
     start_ticks: int
+    workers: list[tuple[int, int]] = []
 
 
 class _Ledger(msgspec.Struct):
@@ -56,6 +59,10 @@ class EngineLedger:
             _log.warning("engines.ledger_unreadable", file=str(self._path), reason="bad marker")
             return []
         killed = kill_carriers(marker)
+        for engine in last.engines:
+            for pid, ticks in [(engine.pid, engine.start_ticks), *engine.workers]:
+                if pid not in killed and kill_started_at(pid, ticks):
+                    killed.append(pid)
         if killed:
             _log.warning("engines.leftovers_killed", pids=killed)
         self._path.unlink(missing_ok=True)
@@ -64,6 +71,14 @@ class EngineLedger:
     def add(self, pool_id: str, replica_id: str, pid: int) -> None:
         """An engine runs. A disk that refuses is reported, and the engine runs all the same."""
         self._ledger.engines.append(Entry(pool_id, replica_id, pid, start_ticks(pid) or 0))
+        self._save()
+
+    def note_workers(self, pid: int, workers: list[tuple[int, int]]) -> None:
+        """An engine is up, with all that it starts (see `started_by`)."""
+        self._ledger.engines = [
+            msgspec.structs.replace(entry, workers=workers) if entry.pid == pid else entry
+            for entry in self._ledger.engines
+        ]
         self._save()
 
     @property

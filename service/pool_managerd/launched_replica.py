@@ -25,11 +25,7 @@ from pool_managerd.engine_probe import PROBE_PERIOD_S, EngineProbe, NotReady
 from pool_managerd.engine_process import EngineProcess
 from pool_managerd.failure_classes import ExitEvidence, Failure, classify_exit
 from pool_managerd.kernel_evidence import KernelLog, MemoryKills
-from pool_managerd.launch_command import (
-    engine_command,
-    engine_environment,
-    profile_environment,
-)
+from pool_managerd.launch_command import engine_command, engine_environment, profile_environment
 from pool_managerd.launch_profiles import LaunchRefused
 from pool_managerd.listen_port import PORT_ATTEMPTS, free_port, says_port_taken
 from pool_managerd.model_files import ModelUnavailable
@@ -37,6 +33,7 @@ from pool_managerd.model_store import ModelStore, ModelUse
 from pool_managerd.model_use import use_models
 from pool_managerd.observer import DEVICE_FAULTS, NOT_STARTED, Cause, CauseCode, DeviceFault
 from pool_managerd.preload_check import DoesNotFit, LaunchPlan, MemoryHold, PreloadCheck
+from pool_managerd.processes import started_by
 from pool_managerd.replica import Replica
 from pool_managerd.replica_state import ReplicaState
 from pool_managerd.restart_breaker import RestartBreaker
@@ -57,7 +54,6 @@ KILL_GRACE_S = 2.0
 EXIT_FOLLOWS_S = 1.0
 
 _FAULT_CODES = {fault: code for code, fault in DEVICE_FAULTS.items()}
-
 _log = structlog.get_logger(__name__)
 
 
@@ -290,6 +286,10 @@ class LaunchedSupervisor:
                     tested = True
                 self._ready_since_s = loop.time()
                 start.memory.release()  # what it takes is taken
+                started = await asyncio.to_thread(started_by, engine.pid)
+                self._ledger.note_workers(engine.pid, started)
+                if self._over.is_set():
+                    break
                 if (estimate := start.plan.estimate) is not None:
                     verdict = replace(verdict, kv_bytes_per_token=estimate.task_token_bytes)
                 replica.ready(client, verdict)

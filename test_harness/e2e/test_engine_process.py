@@ -25,7 +25,7 @@ from pool_managerd import engine_process
 from pool_managerd.engine_ledger import EngineLedger
 from pool_managerd.observer import CauseCode
 from pool_managerd.pool_host import PoolHost
-from pool_managerd.processes import carriers_of, kill_carriers, start_ticks
+from pool_managerd.processes import carriers_of, kill_carriers, start_ticks, started_by
 from pool_managerd.settings import LaunchSettings, PoolSettings
 from worker_adapters.adapter_api.types import Health
 
@@ -200,8 +200,8 @@ def test_a_port_lost_to_somebody_else_is_tried_again_without_waiting(tmp_path: P
     with capture_logs() as logs:
         recorder = play(tmp_path, script, scenario)
 
-    assert recorder.words().count("restarted") == 2
-    assert [line["delay_s"] for line in logs if line.get("state") == "Backoff"] == [0.0, 0.0]
+    assert recorder.words() == ["preloaded", "ready"]
+    assert [line["event"] for line in logs].count("replica.port_taken") == 2
 
 
 def test_an_engine_that_ignores_sigterm_is_killed_with_all_it_started(tmp_path: Path) -> None:
@@ -288,16 +288,22 @@ from pathlib import Path
 from harness_kit.scripted_engine import ReplicaRecorder, ScriptedAdapter, ScriptedEngine
 from pool_managerd.pool_host import PoolHost
 from pool_managerd.settings import LaunchSettings, PoolSettings
+from worker_adapters.adapter_api.types import Health
 
 async def main():
-    launch = LaunchSettings(1, ("sh", "-c", "setsid sleep 1000 & exec sleep 1000"))
+    up = Path(sys.argv[1]) / "up"
+    children = "setsid sleep 1000 & env -i sleep 1001 & setsid env -i sleep 1002 &"
+    launch = LaunchSettings(1, ("sh", "-c", f"{children} touch {up}; exec sleep 1000"))
     pool = PoolSettings("p", "llamacpp", "scripted", launch=launch)
-    adapter = ScriptedAdapter(anywhere=ScriptedEngine())
+    engine = ScriptedEngine()
+    engine.health = Health.LOADING
+    adapter = ScriptedAdapter(anywhere=engine)
     host = PoolHost([pool], {"llamacpp": adapter}, ReplicaRecorder(), cpu_carve_out=True,
                     run_dir=Path(sys.argv[1]), clock=lambda: 0, jitter=lambda: 0.0)
     await host.start()
     while not host.health("p").ready:
         await asyncio.sleep(0.01)
+        engine.health = Health.OK if up.exists() else Health.LOADING
     print(host._marker, host.health("p").replicas[0].pid, flush=True)
     await asyncio.Event().wait()
 
@@ -315,18 +321,20 @@ def test_engines_die_with_a_killed_service_and_the_next_start_ends_what_they_lef
     try:
         line = next(line for line in process.stdout if len(line.split()) == 2)
         marker, engine = line.split()[0], int(line.split()[1])
-        wait_until(lambda: len(list(carriers_of(marker))) == 2, WAIT_S, "engine and child")
+        wait_until(lambda: len(list(carriers_of(marker))) == 2, WAIT_S, "two without a marker")
+        workers = dict(started_by(engine))
     finally:
         process.kill()
         process.wait()
         process.stdout.close()
 
     wait_until(lambda: engine not in carriers_of(marker), WAIT_S, "the engine's death")
-    (child,) = carriers_of(marker)
+    assert [pid for pid, ticks in workers.items() if start_ticks(pid) == ticks] == [*workers]
     reaped = EngineLedger(tmp_path / "engines.json", "f" * 32).reap_leftovers()
 
-    assert reaped == [child]
-    wait_until(lambda: list(carriers_of(marker)) == [], WAIT_S, "the child's death")
+    # One that carries the marker, and two that cleared their environment.
+    assert (len(reaped), set(reaped)) == (3, {*workers})
+    wait_until(lambda: not any(running(pid) for pid in workers), WAIT_S, "their death")
     assert not (tmp_path / "engines.json").exists()
 
 

@@ -12,6 +12,7 @@ import pytest
 from harness_kit.waiting import wait_until
 from pool_managerd.engine_ledger import EngineLedger
 from pool_managerd.launch_command import MARKER_VARIABLE
+from pool_managerd.processes import start_ticks
 
 RUN = "0123456789abcdef" * 2
 Start = Callable[[dict[str, str]], int]
@@ -69,3 +70,20 @@ def test_a_process_that_is_gone_is_nobody_s(ledger: EngineLedger) -> None:
         process.wait()
 
     assert ledger.owner_of(process.pid) is None
+
+
+@pytest.mark.req("OC-POOL-3010", partial="what it left is found by its marker")
+def test_an_engine_without_a_marker_is_ended_by_its_pid_and_start_and_nobody_else_is(
+    ledger: EngineLedger, tmp_path: Path, start: Start
+) -> None:
+    engine, worker, later = start({}), start({}), start({})
+    ledger.add("p", "p-0", engine)
+    ticks = start_ticks(worker)
+    assert ticks is not None
+
+    ledger.note_workers(engine, [(worker, ticks), (later, ticks - 1)])
+    reaped = EngineLedger(tmp_path / "engines.json", "f" * 32).reap_leftovers()
+
+    assert reaped == [engine, worker]
+    assert ledger.owner_of(later) is None
+    os.kill(later, 0)  # it is there
