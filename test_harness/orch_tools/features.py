@@ -5,7 +5,8 @@ Off every request's path; the third scan beside those of `orch_tools.traces`, re
 that nothing is bound or run. Its place for a scenario, `PATH::NAME`, is also what the plugin writes
 into the evidence (`harness_kit.req_plugin`).
 
-Invariant: each tag becomes a trace or a problem, never nothing, but for that one. Requirements: OC-CONFIG-6010.
+Invariant: each tag but that one becomes a trace or a problem, never nothing. Requirements:
+OC-CONFIG-6010.
 """
 
 from __future__ import annotations

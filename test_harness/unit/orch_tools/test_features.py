@@ -54,6 +54,16 @@ def test_tags_count_on_feature_rule_and_scenario_and_an_outline_is_one_test(
     }
 
 
+def test_the_tag_of_scenarios_that_own_their_service_names_no_requirement(tmp_path: Path) -> None:
+    feature = "@own-service\nFeature: F\n  @ORCH-0001\n  Scenario: A\n    Given x\n"
+    write_tree(tmp_path, {FEATURE: feature})
+
+    traces, problems = traces_of_features(tmp_path)
+
+    assert problems == []
+    assert [trace.requirement_id for trace in traces] == ["ORCH-0001"]
+
+
 @pytest.mark.parametrize(
     ("feature", "problem"),
     [
