@@ -10,6 +10,8 @@ from __future__ import annotations
 
 from collections import OrderedDict
 
+import msgspec
+
 from orchestrator_core.effects import Dispatch
 from orchestrator_core.errors import Refusal
 from orchestrator_core.outlook import Grounds, Outlook
@@ -30,6 +32,7 @@ from orchestratord.services.decisions import (
     note,
 )
 from orchestratord.services.jobs import Job
+from orchestratord.services.records import TaskEnded
 
 MAX_REFUSED = 1024
 
@@ -143,10 +146,9 @@ def worker_lost(at_ms: int, job: Job, cause: str, *, drained: bool) -> Moved:
 def ended(job: Job, outcome: str, reason: str, refusal: Refusal | None) -> Ended:
     """How it ended, at its `ended_ms`."""
     task = job.task
-    kind = Canceled if outcome == "canceled" else Evicted if outcome in _EVICTED else Ended
     queue_time_ms = (job.first_dispatch_ms or job.ended_ms) - task.arrived_ms
     decode_time_ms = job.ended_ms - job.first_token_ms if job.first_token_ms else 0
-    return kind(
+    return _kind(outcome)(
         job.ended_ms,
         reason,
         outcome,
@@ -162,6 +164,44 @@ def ended(job: Job, outcome: str, reason: str, refusal: Refusal | None) -> Ended
         None if refusal is None else refusal.retry_after_ms,
         None if refusal is None else refusal.figures or None,
     )
+
+
+class _Terminal(msgspec.Struct):
+    """What a terminal event's data says, be it an `end` or an `error`."""
+
+    canceled: bool = False
+    code: str | None = None
+    message: str | None = None
+    retry_after_ms: int | None = None
+
+
+def ended_before(job: Job, end: TaskEnded) -> Ended:
+    """How a task ended before a restart, from its record; of its times only the end is known."""
+    data = msgspec.json.decode(end.data, type=_Terminal)
+    outcome, reason = end.outcome, end.reason
+    if not outcome:  # of an older version
+        outcome = "failed" if end.event != "end" else "canceled" if data.canceled else COMPLETED
+        code = (data.code or "").lower().replace("_", "-")
+        reason = {"canceled": "client", "failed": code}.get(outcome, COMPLETED)
+    return _kind(outcome)(
+        job.ended_ms,
+        reason,
+        outcome,
+        job.task.deadline_at_ms - job.ended_ms,
+        None,
+        None,
+        job.task.prompt_tokens,
+        end.tokens_out,
+        job.failovers,
+        job.preemptions,
+        data.code,
+        data.message,
+        data.retry_after_ms,
+    )
+
+
+def _kind(outcome: str) -> type[Ended]:
+    return Canceled if outcome == "canceled" else Evicted if outcome in _EVICTED else Ended
 
 
 class RefusedTask:

@@ -12,31 +12,18 @@ from __future__ import annotations
 
 from typing import Any
 
-import msgspec
-
 from orchestrator_core.outlook import Outlook
 from orchestrator_core.queueing.share import ShareView
 from orchestratord.services import explanation_summary as summary
-from orchestratord.services.decision_log import COMPLETED, RefusedTask, RefusedTasks
+from orchestratord.services.decision_log import RefusedTask, RefusedTasks
 from orchestratord.services.decisions import (
     Admitted,
-    Canceled,
     Decision,
     Dispatched,
     Ended,
 )
 from orchestratord.services.jobs import Job, JobTable, Phase
 from orchestratord.services.scheduling import SchedulingService
-
-
-class _Terminal(msgspec.Struct):
-    """What a terminal event's data says, be it an `end` or an `error`."""
-
-    tokens_out: int = 0
-    canceled: bool = False
-    code: str | None = None
-    message: str | None = None
-    retry_after_ms: int | None = None
 
 
 class ExplanationService:
@@ -131,7 +118,7 @@ def _decisions(job: Job) -> list[Decision]:
     if not job.recovered:
         return job.decisions
     promise = job.promise
-    found: list[Decision] = [
+    return [
         Admitted(
             job.task.arrived_ms,
             "recovered",
@@ -142,33 +129,6 @@ def _decisions(job: Job) -> list[Decision]:
         ),
         *job.decisions,
     ]
-    if job.log.terminal is not None and not isinstance(found[-1], Ended):
-        found.append(_end_of_journal(job, *job.log.terminal))
-    return found
-
-
-def _end_of_journal(job: Job, event: str, payload: bytes) -> Ended:
-    """The end of a task that had ended before the restart, from its terminal event."""
-    data = msgspec.json.decode(payload, type=_Terminal)
-    if event == "end":
-        kind, reason = (Canceled, "client") if data.canceled else (Ended, COMPLETED)
-    else:
-        kind, reason = Ended, (data.code or "").lower().replace("_", "-")
-    return kind(
-        job.ended_ms,
-        reason,
-        "failed" if event != "end" else "canceled" if data.canceled else COMPLETED,
-        job.task.deadline_at_ms - job.ended_ms,
-        None,
-        None,
-        job.task.prompt_tokens,
-        job.log.tokens,
-        job.failovers,
-        job.preemptions,
-        data.code,
-        data.message,
-        data.retry_after_ms,
-    )
 
 
 def _told(decision: Decision) -> dict[str, Any]:

@@ -85,6 +85,9 @@ class TaskEnded(_Record, frozen=True, tag="ended"):
     truncated: bool = False
     determinism: DeterminismRecord | None = None
     gave_way: bool = False  # removed from the queue for a more urgent task
+    # How explanations tell it (`decisions.Ended`); empty: an older version wrote it.
+    outcome: str = ""
+    reason: str = ""
 
 
 class Probe(_Record, frozen=True, tag="probe"):

@@ -30,7 +30,7 @@ from orchestrator_core.events import (
 )
 from orchestrator_core.task import Determinism, Priority, Task, Workload
 from orchestratord.ports.journal import Journal
-from orchestratord.services import records
+from orchestratord.services import decision_log, records
 from orchestratord.services.event_log import TaskLog
 from orchestratord.services.jobs import Job, JobTable, Payload, Phase, Promise
 from orchestratord.services.prompt_blocks import prompt_blocks
@@ -241,7 +241,8 @@ class RecoveryService:
         if end.started:
             job.log.start(job.promise.started_data())
         job.log.end(end.event, end.data)
-        job.ended_ms = end.ended_ms
+        job.ended_ms = min(end.ended_ms, now_ms)
+        job.note(decision_log.ended_before(job, end))
         self._jobs.retain(job, now_ms)
 
     def _reset(self, job: Job) -> None:

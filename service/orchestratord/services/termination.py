@@ -158,6 +158,8 @@ class TerminationService:
             truncated=job.log.truncated,
             determinism=self._proof(job) if outcome == "completed" else None,
             gave_way=gave_way,
+            outcome=outcome,
+            reason=reason,
         )
         decision = decision_log.ended(job, outcome, reason, refusal)
         job.note(decision)

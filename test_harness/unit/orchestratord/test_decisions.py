@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 
 from harness_kit.job_builders import job
 from orchestrator_core.errors import Code, Reason, Refusal
 from orchestrator_core.task import Priority
-from orchestratord.services import decision_log
+from orchestratord.services import decision_log, records
 from orchestratord.services.decision_log import MAX_REFUSED, RefusedTasks
 from orchestratord.services.decisions import (
     DECISION_BYTES,
@@ -135,3 +136,24 @@ class TestRefusedTasks:
 )
 def test_an_end_is_of_its_kind(outcome: str, kind: str) -> None:
     assert decision_log.ended(job(), outcome, "whatever", None).kind == kind
+
+
+@pytest.mark.parametrize(
+    ("event", "data", "expected"),
+    [
+        ("end", b'{"tokens_out":4,"decode_ms":9}', ("ended", "completed", "completed")),
+        ("end", b'{"tokens_out":4,"canceled":true}', ("canceled", "client", "canceled")),
+        ("error", b'{"code":"WORKER_RESET","message":"m"}', ("ended", "worker-reset", "failed")),
+    ],
+)
+def test_an_end_that_an_older_version_wrote_is_told_from_its_event(
+    event: str, data: bytes, expected: tuple[str, str, str]
+) -> None:
+    older = ["ended", "acme", "t1", event, data, b"", 4, True, 1_000]  # as version 1 wrote it
+    record = records.decode(msgspec.msgpack.encode(older))
+    assert isinstance(record, records.TaskEnded)
+
+    end = decision_log.ended_before(job(), record)
+
+    assert (end.kind, end.reason, end.outcome) == expected
+    assert end.tokens_out == 4

@@ -360,14 +360,15 @@ class TestAfterARestart:
             await world.admit(draft(1))
             await world.admit(draft(2, deadline_ms=20))
             await world.advance(1.0)
+            end = story(told(world, draft(2, deadline_ms=20)))[-1]
             world.crash()
             world.restart()
 
             late = told(world, draft(2, deadline_ms=20))
 
-            assert story(late) == [("admitted", "recovered"), ("ended", "deadline-unmet")]
-            assert values(late, "ended")["code"] == "DEADLINE_UNMET"
-            assert late["summary"].startswith("Failed after 0 tokens (deadline-unmet): ")
+            assert story(late) == [("admitted", "recovered"), end]
+            assert end == ("evicted", "deadline")
+            assert values(late, "evicted")["code"] == "DEADLINE_UNMET"
 
         run_world(scenario, replace(setup_of(), idle_ms=1000))
 
