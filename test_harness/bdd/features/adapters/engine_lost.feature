@@ -5,6 +5,10 @@ Feature: An engine is lost, and comes back
 
   Background:
     Given pool "remote" with 1 engine of 2 slots
+    And pool "watched" with 1 engine of 2 slots and
+      """
+      timeouts: { wall_ms: 60000, idle_ms: 400 }
+      """
 
   @ORCH-3010 @OC-CORE-1010
   Scenario: While it loads its model again nobody is sent to it
@@ -26,19 +30,15 @@ Feature: An engine is lost, and comes back
 
   @OC-CORE-1022 @ORCH-3016
   Scenario: It falls silent, and the task is ended for it
-    Given pool "remote" with 1 engine of 2 slots and
-      """
-      timeouts: { wall_ms: 60000, idle_ms: 400 }
-      """
-    And the engines of "remote" stop after 3 tokens of each task
-    When acme submits to "remote"
+    Given the engines of "watched" stop after 3 tokens of each task
+    When acme submits to "watched"
       | task   | max_tokens |
       | silent | 9          |
     Then the stream of "silent" ends with
       | event     | error          |
       | code      | DECODE_TIMEOUT |
-    When the engines of "remote" go on
-    And acme submits to "remote"
+    When the engines of "watched" go on
+    And acme submits to "watched"
       | task |
       | next |
     Then "next" ends well
