@@ -7,43 +7,136 @@ what it was generated as, positive or negative.
 
 from __future__ import annotations
 
+import atexit
+import json
+import os
 import re
+from collections import Counter
+from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import schemathesis
+
+from harness_kit.http_probe import HttpProbe
+from harness_kit.service_process import ALL_KEY
+from harness_kit.waiting import wait_until
 
 # What the live service of test_fuzz.py serves; the examples of the contract name the same model.
 MODEL = "builtin:smollm2"
 ENGINE = "llamacpp"
 CTX = 2**31 - 1
-_RANGES = {"ctx": (1, CTX), "max_tokens": (1, CTX), "deadline_ms": (1, 604_800_000)}
+DEADLINE_MS_MAX = 604_800_000
+_RANGES = {"ctx": (1, CTX), "max_tokens": (1, CTX), "deadline_ms": (1, DEADLINE_MS_MAX)}
 _SERVED = {"ctx": CTX, "max_tokens": 2, "deadline_ms": 600_000}
-# A pool of its own: what is ordered there does not concern the tasks.
+# Pools of their own: what is ordered there does not concern the tasks. An engine that somebody else
+# runs is drained; one that the service launches is reloaded, and a reload lasts.
 SPARE = "spare"
+TRIAL = "trial"
+_SWITCHES = ("reload", "promote", "rollback")
+SETTLED_S = 20.0
 _POOL_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
+# Where the counts go: operation id, phase, status.
+ANSWERS_VARIABLE = "LLORCH_FUZZ_ANSWERS"
+_answers: dict[str, dict[str, Counter[int]]] = {}
 _PROFILE = re.compile(r".{1,64}", re.DOTALL)
 
 
 @schemathesis.hook  # type: ignore[untyped-decorator]
 def before_call(context: Any, case: Any, kwargs: dict[str, Any]) -> None:
     """A task that can be admitted, a pool that exists, where the generated ones were valid."""
-    if isinstance(case.body, dict) and case.operation.path == "/v1/tasks":
+    path: str = case.operation.path
+    if isinstance(case.body, dict) and path == "/v1/tasks":
         case.body = _steered(case.body)
-    if case.operation.path.startswith("/v1/pools/{id}/"):
-        pool_id = (case.path_parameters or {}).get("id")
-        if isinstance(pool_id, str) and _POOL_ID.fullmatch(pool_id):
-            # Its url is built already; the last segment stays.
-            order = case.operation.path.rpartition("/")[2]
-            origin = kwargs["url"].partition("/v1/")[0] if "url" in kwargs else None
-            case.path_parameters["id"] = SPARE
-            if origin is not None:
-                kwargs["url"] = f"{origin}/v1/pools/{SPARE}/{order}"
+    if not path.startswith("/v1/pools/{id}/"):
+        return
+    pool_id = (case.path_parameters or {}).get("id")
+    if not isinstance(pool_id, str) or not _POOL_ID.fullmatch(pool_id):
+        return
+    order = path.rpartition("/")[2]
+    case.path_parameters["id"] = pool = TRIAL if order in _SWITCHES else SPARE
+    if "url" in kwargs:
+        # Its url is built already; the last segment stays.
+        origin = kwargs["url"].partition("/v1/")[0]
+        kwargs["url"] = f"{origin}/v1/pools/{pool}/{order}"
+        if pool == TRIAL and case.meta.phase.name.value in ("examples", "stateful"):
+            _settle(origin)
+    if order == "reload" and isinstance(case.body, dict):
+        case.body = _quick(case.body)
+
+
+def _settle(origin: str) -> None:
+    """Wait as an operator does before the next order: until the last reload stands somewhere."""
+    port = urlsplit(origin).port or 0
+
+    def stands() -> bool:
+        with HttpProbe(port, ALL_KEY) as probe:
+            reload = probe.get(f"/v1/pools/{TRIAL}/health").json().get("reload", {})
+        return reload.get("phase") not in ("preloading", "switching", "rolling_back")
+
+    wait_until(stands, SETTLED_S, "the reload of the pool stands")
+
+
+@schemathesis.hook  # type: ignore[untyped-decorator]
+def before_load_schema(context: Any, raw_schema: dict[str, Any]) -> None:
+    """The payload of each kind of event, in the keywords that schemathesis checks events with.
+
+    OpenAPI 3.0 knows neither `contentMediaType` nor `contentSchema`.
+    """
+    schemas = raw_schema["components"]["schemas"]
+    if (event := schemas.get("StreamEvent")) is None:
+        return
+    schemas["StreamEvent"] = {
+        "oneOf": [
+            {
+                "type": "object",
+                "required": ["event", "data"] if name == "metrics" else ["event", "id", "data"],
+                "properties": event["properties"]
+                | {
+                    "event": {"type": "string", "enum": [name]},
+                    "data": {
+                        "type": "string",
+                        "contentMediaType": "application/json",
+                        "contentSchema": {"$ref": payload},
+                    },
+                },
+            }
+            for name, payload in event["x-event-schemas"].items()
+        ]
+    }
+
+
+@schemathesis.hook  # type: ignore[untyped-decorator]
+def after_call(context: Any, case: Any, response: Any) -> None:
+    """Count what every operation answered in every phase."""
+    operation = case.operation.definition.raw["operationId"]
+    _answers.setdefault(operation, {}).setdefault(case.meta.phase.name.value, Counter())[
+        response.status_code
+    ] += 1
+
+
+@atexit.register
+def _write_answers() -> None:
+    """Leave the counts for test_fuzz.py."""
+    if file := os.environ.get(ANSWERS_VARIABLE):
+        Path(file).write_text(json.dumps(_answers), encoding="utf-8")
 
 
 @schemathesis.hook  # type: ignore[untyped-decorator]
 def filter_case(context: Any, case: Any) -> bool:
     """HTTP makes a server ignore headers that it does not know (RFC 9110, 5.1)."""
     return not any(name.startswith("x-schemathesis-unknown") for name in case.headers or ())
+
+
+def _quick(body: dict[Any, Any]) -> dict[Any, Any]:
+    """A reload to a model that starts, and that waits for no task of the old one."""
+    mapped = dict(body)
+    model_ref, deadline_ms = body.get("new_model_ref"), body.get("deadline_ms")
+    if isinstance(model_ref, str) and 1 <= len(model_ref) <= 512:
+        mapped["new_model_ref"] = "file:/models/next.gguf"
+    if type(deadline_ms) is int and 1 <= deadline_ms <= DEADLINE_MS_MAX:
+        mapped["deadline_ms"] = 1000
+    return mapped
 
 
 def _steered(body: dict[Any, Any]) -> dict[Any, Any]:

@@ -2,7 +2,7 @@
 
 Off every request's path; loaded by the pytest configuration, hears through `response_tap`. A
 response that no contract allows fails the test during which it came, and so does a path of no
-contract (ORCH-2009, ORCH-3096). Responses of one shape are judged once: a shape is operation,
+contract (ORCH-2006, ORCH-2007, ORCH-2009). Responses of one shape are judged once: a shape is operation,
 status, header names, the structure of the body, its words and signs.
 
     @pytest.mark.unvalidated_responses("why")     this test breaks HTTP, or the paths, on purpose
