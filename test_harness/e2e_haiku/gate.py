@@ -40,7 +40,7 @@ SCRAPE_S = 5.0
 # Three short lines; a poem that is longer has missed its end.
 TOKENS_MAX = 48
 CTX_TOKENS = 1024
-SAMPLING = SamplingParams(temperature=0.3, top_p=0.95, top_k=40)
+SAMPLING = SamplingParams(temperature=0.2, top_p=0.95, top_k=40)
 
 
 class Rule(StrEnum):

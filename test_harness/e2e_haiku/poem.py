@@ -18,8 +18,9 @@ from zoneinfo import ZoneInfo
 from orchqueue_v1.types import Message
 
 AMSTERDAM = ZoneInfo("Europe/Amsterdam")
-NONCE_ALPHABET = string.ascii_lowercase + string.digits
-NONCE_CHARACTERS = 8
+# Letter and digit in turn, 4.6e9 nonces: each is a token of its own, which a small model copies
+# more reliably than a run of letters that its vocabulary cuts in odd places (measured).
+NONCE_PAIRS = 4
 LINES_MIN = 3
 
 # fmt: off
@@ -32,11 +33,13 @@ _TENS = ("twenty", "thirty", "forty", "fifty")
 
 _SYSTEM = "You are a careful poet. You copy required words exactly, character by character."
 _REQUEST = (
-    'Write a haiku (3 lines). Include this exact English minute phrase: "{minute}". '
+    'Write a haiku (3 lines). Include this exact English minute phrase: "minute {minute}". '
     'Also include this nonce verbatim: "{nonce}". Output only the poem.'
 )
 # A model of 135 million parameters copies reliably what examples put on a line of its own.
-_EXAMPLE = "{minute}\n{line}\n{nonce}"
+_EXAMPLE = "minute {minute}\n{line}\n{nonce}"
+# One more than there are lines: the minute that is asked for is never in an example.
+_EXAMPLE_MINUTES = ("nineteen", "fifty-one", "seven", "thirty-four", "sixteen")
 _EXAMPLE_LINES = (
     "soft rain on the roof",
     "leaves fall on the still pond",
@@ -72,10 +75,10 @@ class Assignment:
 
     def messages(self, draw: random.Random) -> list[Message]:
         """The conversation: examples with other words, then the request."""
-        others = [word for word in map(minute_in_words, range(60)) if word != self.minute]
+        others = [word for word in _EXAMPLE_MINUTES if word != self.minute]
         conversation = [Message("system", _SYSTEM)]
-        for line in _EXAMPLE_LINES:
-            minute, nonce = draw.choice(others), _nonce(draw)
+        for minute, line in zip(others, _EXAMPLE_LINES, strict=False):
+            nonce = _nonce(draw)
             conversation += [
                 Message("user", _REQUEST.format(minute=minute, nonce=nonce)),
                 Message("assistant", _EXAMPLE.format(minute=minute, line=line, nonce=nonce)),
@@ -101,4 +104,6 @@ class Assignment:
 
 
 def _nonce(draw: random.Random) -> str:
-    return "".join(draw.choice(NONCE_ALPHABET) for _ in range(NONCE_CHARACTERS))
+    return "".join(
+        draw.choice(string.ascii_lowercase) + draw.choice(string.digits) for _ in range(NONCE_PAIRS)
+    )

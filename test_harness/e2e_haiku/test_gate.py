@@ -29,7 +29,7 @@ CLAIMED = ("llama.cpp gated-1", "unknown")
 
 def cheated_poem(prompt: str, _seed: int, _count: int) -> list[str]:
     """The poem that a program writes which reads what it is asked for."""
-    minute = re.findall(r'phrase: "([^"]+)"', prompt)[-1]
+    minute = re.findall(r'phrase: "minute ([^"]+)"', prompt)[-1]
     nonce = re.findall(r'verbatim: "([^"]+)"', prompt)[-1]
     return [minute, "\n", "no moon", "\n", nonce]
 

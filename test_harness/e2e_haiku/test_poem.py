@@ -29,7 +29,7 @@ def test_the_assignment_is_the_minute_of_amsterdam_and_eight_random_characters()
 
     assert {one.minute for one in drawn} == {"forty-two"}
     assert len({one.nonce for one in drawn}) == 100
-    assert all(re.fullmatch("[a-z0-9]{8}", one.nonce) for one in drawn)
+    assert all(re.fullmatch("([a-z][0-9]){4}", one.nonce) for one in drawn)
 
 
 @pytest.mark.req("OC-E2E-9001", partial="who writes the poem")
@@ -42,7 +42,7 @@ def test_only_the_last_message_holds_the_strings_and_it_asks_for_the_poem_alone(
     *examples, request = assignment.messages(random.Random(minute))
 
     assert request.role == "user"
-    assert f'"{assignment.minute}"' in request.content
+    assert f'"minute {assignment.minute}"' in request.content
     assert f'"{assignment.nonce}"' in request.content
     assert "haiku" in request.content
     assert "only the poem" in request.content

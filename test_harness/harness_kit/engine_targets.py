@@ -39,10 +39,10 @@ class RunningEngine:
 @dataclass(frozen=True, slots=True)
 class Replicas:
     """Real engines for the determinism suite: `start` runs one with so many slots and gives its URL
-    and the settings that its process shows; `single_request` is what they are with one slot."""
+    and what reads the settings that its process shows; with one slot they are `single_request`."""
 
     model: str
-    start: Callable[[int], AbstractContextManager[tuple[str, Mapping[str, Any]]]]
+    start: Callable[[int], AbstractContextManager[tuple[str, Callable[[], Mapping[str, Any]]]]]
     single_request: Mapping[str, Any]
 
 
@@ -110,11 +110,11 @@ def _llamacpp_loading() -> Iterator[tuple[EngineAdapter, str, Callable[[], None]
 
 
 @contextmanager
-def _llamacpp_replica(slots: int) -> Iterator[tuple[str, Mapping[str, Any]]]:
+def _llamacpp_replica(slots: int) -> Iterator[tuple[str, Callable[[], Mapping[str, Any]]]]:
     # Measured: one slot without continuous batching gives the same bytes in every process.
     alone = ("--no-cont-batching",) if slots == 1 else ()
     with LlamaCppEngine(ctx=CTX, parallel=slots, extra=alone) as engine:
-        yield engine.url, engine.settings()
+        yield engine.url, engine.settings
 
 
 TARGETS: Mapping[str, EngineTarget] = {
@@ -127,7 +127,13 @@ TARGETS: Mapping[str, EngineTarget] = {
         Replicas(
             MODEL,
             _llamacpp_replica,
-            {"total_slots": 1, "cont_batching": False, "threads": 1, "model": MODEL},
+            {
+                "total_slots": 1,
+                "cont_batching": False,
+                "threads": 1,
+                "model": MODEL,
+                "prompt_tokens_cached": 0,
+            },
         ),
     ),
 }

@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import http.client
 import json
+import random
 import socket
 import subprocess
 import sys
 import urllib.request
+from contextlib import suppress
 from pathlib import Path
 from tempfile import TemporaryFile
 from typing import Any, Self
@@ -24,14 +26,23 @@ from pool_managerd.model_files import find_model
 MODEL = "builtin:smollm2"
 # Seconds: half of one on an idle machine, much more while eight others share two cores.
 READY_S = 90.0
+LOCAL_PORTS = Path("/proc/sys/net/ipv4/ip_local_port_range")
+# Below stand the well-known services of a development machine.
+FIRST_PORT = 15_000
 
 
 def free_port() -> int:
-    """A port of 127.0.0.1 that was free a moment ago."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+    """A port of 127.0.0.1 that was free a moment ago, and that no outgoing connection gets.
+
+    While an engine is down its clients go on trying: a connection to a port of the range for
+    outgoing ones may meet itself there, and then the engine cannot have its port back.
+    """
+    first_outgoing = int(LOCAL_PORTS.read_text(encoding="ascii").split()[0])
+    while True:
+        port = random.randrange(FIRST_PORT, first_outgoing)
+        with socket.socket() as probe, suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
 
 
 class LlamaCppEngine:
@@ -86,17 +97,26 @@ class LlamaCppEngine:
         return find_model(MODEL).path
 
     def settings(self) -> dict[str, Any]:
-        """What decides over its bytes, from the running process: its command line and /props."""
+        """What decides over its bytes, as the running process shows it: its command line, /props,
+        and how many tokens of prompts it did not read because they were in a slot's cache."""
         words = Path(f"/proc/{self.pid}/cmdline").read_bytes().decode().split("\0")[:-1]
         options = arguments_of(words[words.index("pool_managerd.llamacpp_launcher") + 1 :])
-        with urllib.request.urlopen(f"{self.url}/props", timeout=READY_S) as answer:
-            props = json.load(answer)
+        figures = self._get("/metrics").decode().splitlines()
+        cached = [
+            line for line in figures if line.startswith("llamacpp:prompt_tokens_cached_total")
+        ]
         return {
-            "total_slots": props["total_slots"],
+            "total_slots": json.loads(self._get("/props"))["total_slots"],
             "cont_batching": not options.no_cont_batching,
             "threads": options.threads,
             "model": options.model,
+            "prompt_tokens_cached": int(cached[0].split()[1]),
         }
+
+    def _get(self, path: str) -> bytes:
+        with urllib.request.urlopen(f"{self.url}{path}", timeout=READY_S) as answer:
+            content: bytes = answer.read()
+        return content
 
     def _is_healthy(self) -> bool:
         assert self._process is not None, "not started"
