@@ -43,7 +43,7 @@ def host_of(pool: PoolSettings, run_dir: Path, recorder: ReplicaRecorder) -> Poo
 
 @pytest.mark.req("ORCH-3002")
 @pytest.mark.req("ORCH-3032")
-@pytest.mark.req("ORCH-3049")
+@pytest.mark.req("ORCH-3049", partial="a self-test that fails")
 @pytest.mark.req("OC-POOL-3001")
 @pytest.mark.req("OC-POOL-3030", partial="memory and driver figures")
 def test_two_real_replicas_get_ready_survive_a_kill_and_leave_nothing_behind(
@@ -85,6 +85,11 @@ def test_two_real_replicas_get_ready_survive_a_kill_and_leave_nothing_behind(
 
     assert list(carriers_of(marker)) == []
     assert recorder.self_tests == [True, True, True]  # before each first Ready of an engine
+    for name in ("demo-0", "demo-1"):
+        stood = [state for replica, state in recorder.states if replica == name]
+        assert stood[:3] == ["Preloading", "SelfTest", "Ready"]
+        outcomes = [word for word, replica in recorder.events if replica == name]
+        assert outcomes[:2] == ["preloaded", "ready"]
     for properties in recorder.properties:
         assert properties.model_digest == f"sha256:{SMOLLM2_SHA256}"
         assert "xllamacpp-" in properties.engine_version

@@ -74,7 +74,7 @@ def replica_of(events: list[Event]) -> str:
     return str([event.data["replica_id"] for event in events if event.name == "metrics"][-1])
 
 
-@pytest.mark.req("OC-POOL-3001", "ORCH-3002", "ORCH-3201")
+@pytest.mark.req("ORCH-3201", partial="causes other than a killed host, and a mismatch")
 def test_a_manager_killed_in_mid_stream_costs_a_strict_task_nothing(tmp_path: Path) -> None:
     with (
         orchestrator(tmp_path) as service,

@@ -161,7 +161,7 @@ def test_forty_streams_under_way_and_a_client_who_goes_on_notice_nothing_of_a_re
     assert set(ready.engine_pids()) == set(states(ready))
 
 
-@pytest.mark.req("ORCH-2102", "OC-CTRL-2003")
+@pytest.mark.req("ORCH-2102", "OC-CTRL-2003", partial="a reload that succeeds")
 def test_a_broken_model_changes_nothing(ready: ServiceProcess, tmp_path: Path) -> None:
     broken = tmp_path / "broken.gguf"
     broken.write_bytes(b"GGUF, or so it says")
@@ -183,7 +183,9 @@ def test_a_broken_model_changes_nothing(ready: ServiceProcess, tmp_path: Path) -
     assert ready.metric("reloads_total", outcome="failed") == 1
 
 
-@pytest.mark.req("ORCH-2101", "OC-CTRL-2002", "ORCH-3201")
+@pytest.mark.req("OC-CTRL-2002")
+@pytest.mark.req("ORCH-2101", partial="work that ends before the deadline")
+@pytest.mark.req("ORCH-3201", partial="causes other than a drain's deadline, and a mismatch")
 def test_a_drain_s_deadline_in_mid_stream_costs_a_strict_task_nothing_but_a_pause(
     ready: ServiceProcess,
 ) -> None:
@@ -209,7 +211,7 @@ def test_a_drain_s_deadline_in_mid_stream_costs_a_strict_task_nothing_but_a_paus
     assert states(ready)[where] == "Ready"
 
 
-@pytest.mark.req("ORCH-3033")
+@pytest.mark.req("ORCH-3033", partial="a share by label")
 def test_a_canary_gets_its_share_and_is_rolled_back_without_a_loss(
     ready: ServiceProcess, copy: str
 ) -> None:
@@ -240,7 +242,7 @@ def test_a_canary_gets_its_share_and_is_rolled_back_without_a_loss(
         assert probe.get(f"/v1/pools/{CANARY}/health").status == 404
 
 
-@pytest.mark.req("ORCH-3033")
+@pytest.mark.req("ORCH-3033", partial="a share by label, and the rollback")
 def test_a_canary_is_promoted_under_its_load(ready: ServiceProcess, copy: str) -> None:
     expected = undisturbed(ready, 24)
     order(ready, "reload", new_model_ref=copy, canary_percent=50)
@@ -268,7 +270,7 @@ def test_a_canary_is_promoted_under_its_load(ready: ServiceProcess, copy: str) -
     assert {replica["model_ref"] for replica in health(ready)["replicas"]} == {copy}
 
 
-@pytest.mark.req("ORCH-2102", "OC-POOL-3010")
+@pytest.mark.req("ORCH-2102", partial="a reload that succeeds or fails by itself")
 def test_a_crash_in_the_middle_of_a_reload_leaves_a_clean_next_start(
     ready: ServiceProcess, copy: str
 ) -> None:
