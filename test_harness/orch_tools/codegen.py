@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from orch_tools import (
+    api_reference,
     codegen_alerts,
     codegen_client,
     codegen_config,
@@ -35,6 +36,7 @@ GENERATORS: tuple[Generator, ...] = (
     codegen_metrics.generate,
     codegen_alerts.generate,
     codegen_dashboards.generate,
+    api_reference.generate,
     config_reference.generate,
     codegen_client.generate_clients,
     requirements.generate,
