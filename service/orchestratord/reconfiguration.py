@@ -29,6 +29,7 @@ from orchestratord.services.cancellation import CancellationService
 from orchestratord.services.drains import STOP_GRACE_S, DrainService
 from orchestratord.services.jobs import JobTable
 from orchestratord.services.replicas import ReplicaDirectory
+from orchestratord.services.rollout import OVER, ReloadPhase
 from orchestratord.services.rollouts import DEADLINE_MS, RolloutService
 from orchestratord.services.scheduling import SchedulingService
 from orchestratord.services.sessions import SessionService
@@ -87,11 +88,11 @@ class Reconfiguration:
             if pool_id in self._under_way:
                 return f"pools[{pool_id}]: the last change of the configuration is still under way"
             status = self._rollouts.status(pool_id) if pool_id in self._replicas.pools else None
-            if status is not None and status["phase"] == "canary":
+            if status is not None and status["phase"] == ReloadPhase.CANARY:
                 return f"pools[{pool_id}]: a canary runs there: promote it or roll it back first"
             if all(c.effect is Effect.LIVE for c in changes if _pool_of(c) == pool_id):
                 continue
-            if status is not None and status["phase"] not in ("done", "failed", "rolled_back"):
+            if status is not None and status["phase"] not in OVER:
                 return f"pools[{pool_id}]: the pool is being reloaded ({status['phase']})"
             if self._drains.is_draining(pool_id):
                 return f"pools[{pool_id}]: the pool is drained: resume it first"

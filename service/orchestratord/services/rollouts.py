@@ -17,8 +17,8 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Coroutine, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Any
+from dataclasses import replace
+from typing import Any, assert_never
 
 import structlog
 
@@ -26,6 +26,7 @@ from orchestrator_core.events import PoolDraining
 from orchestrator_core.pool import CanaryShare
 from orchestratord.services.drains import Conflict, DrainService, Engines, UnknownTarget
 from orchestratord.services.replicas import ReplicaDirectory
+from orchestratord.services.rollout import ReloadPhase, Rollout
 from orchestratord.services.scheduling import SchedulingService
 from orchestratord.services.telemetry import Telemetry
 from worker_adapters.adapter_api.types import UNKNOWN_DIGEST
@@ -36,8 +37,6 @@ DEADLINE_MS = 60_000
 # The pool host's cause of a start that there is no memory for.
 NO_MEMORY = "memory"
 
-_UNDER_WAY = frozenset({"preloading", "canary", "switching", "rolling_back"})
-
 
 class _Failed(Exception):
     """The new engines cannot be made Ready."""
@@ -45,35 +44,6 @@ class _Failed(Exception):
     def __init__(self, code: str, message: str) -> None:
         super().__init__(message)
         self.code = code
-
-
-@dataclass(slots=True, eq=False)
-class _Rollout:
-    """The last reload of one pool; `old` and `new` are replicas of the pool host's."""
-
-    pool_id: str
-    old_model: str
-    new_model: str
-    deadline_ms: int
-    percent: int = 0
-    tenants: frozenset[str] = frozenset()
-    phase: str = "preloading"
-    message: str = ""
-    at_ms: int = 0
-    old: tuple[str, ...] = ()
-    new: tuple[str, ...] = ()
-    # What `rolled_back` stands for at its end, in place of `done`.
-    backwards: bool = False
-    changed: asyncio.Event = field(default_factory=asyncio.Event)
-    work: asyncio.Task[None] | None = None
-
-    @property
-    def is_canary(self) -> bool:
-        return self.percent > 0 or bool(self.tenants)
-
-    @property
-    def canary_id(self) -> str:
-        return f"{self.pool_id}.canary"
 
 
 class RolloutService:
@@ -92,7 +62,7 @@ class RolloutService:
         self._engines = engines
         self._drains = drains
         self._telemetry = telemetry
-        self._rollouts: dict[str, _Rollout] = {}
+        self._rollouts: dict[str, Rollout] = {}
         # The names a pool has had from the start: they stay good whatever it serves.
         self._names: dict[str, frozenset[str]] = {}
         replicas.on_hidden = self._stir
@@ -111,11 +81,11 @@ class RolloutService:
         where that cannot begin now."""
         self._check(pool_id)
         last = self._rollouts.get(pool_id)
-        if last is not None and last.phase in _UNDER_WAY:
+        if last is not None and last.under_way:
             raise Conflict(f"pool {pool_id} is being reloaded ({last.phase}): roll that back first")
         if self._drains.is_draining(pool_id):
             raise Conflict(f"pool {pool_id} is drained: resume it first")
-        rollout = _Rollout(
+        rollout = Rollout(
             pool_id,
             self._replicas.pools[pool_id].model,
             model,
@@ -125,7 +95,7 @@ class RolloutService:
         )
         log.warning(
             "reload.started",
-            **self._about(rollout),
+            **rollout.names,
             advice="change the model in the configuration file too: a restart serves what is there",
         )
         self._start(rollout, self._advance(rollout))
@@ -135,7 +105,7 @@ class RolloutService:
         none."""
         self._check(pool_id)
         rollout = self._rollouts.get(pool_id)
-        if rollout is None or rollout.phase != "canary":
+        if rollout is None or rollout.phase is not ReloadPhase.CANARY:
             raise Conflict(f"pool {pool_id} has no canary to promote")
         self._begin_switch(rollout)
         self._replicas.merge(pool_id, rollout.canary_id)
@@ -150,41 +120,31 @@ class RolloutService:
         if rollout is None:
             raise Conflict(f"pool {pool_id} was not reloaded: there is nothing to go back to")
         match rollout.phase:
-            case "preloading":
-                self._move(rollout, "rolling_back")
+            case ReloadPhase.PRELOADING:
+                self._move(rollout, ReloadPhase.ROLLING_BACK)
                 self._start(rollout, self._give_up(rollout))
-            case "canary":
-                self._move(rollout, "rolling_back")
+            case ReloadPhase.CANARY:
+                self._move(rollout, ReloadPhase.ROLLING_BACK)
                 self._start(rollout, self._end_canary(rollout))
-            case "switching":
-                self._move(rollout, "rolling_back")
+            case ReloadPhase.SWITCHING:
+                self._move(rollout, ReloadPhase.ROLLING_BACK)
                 self._start(rollout, self._switch_back(rollout))
-            case "done":
+            case ReloadPhase.DONE:
                 self._turn(rollout)
-                self._move(rollout, "rolling_back")
+                self._move(rollout, ReloadPhase.ROLLING_BACK)
                 self._start(rollout, self._advance(rollout))
-            case "failed" if rollout.backwards:
-                self._move(rollout, "rolling_back")
+            case ReloadPhase.FAILED if rollout.backwards:
+                self._move(rollout, ReloadPhase.ROLLING_BACK)
                 self._start(rollout, self._advance(rollout))
-            case _:  # failed, rolling_back, rolled_back: it serves the old one, or is about to
-                pass
+            case ReloadPhase.FAILED | ReloadPhase.ROLLING_BACK | ReloadPhase.ROLLED_BACK:
+                pass  # it serves the old one, or is about to
+            case _:
+                assert_never(rollout.phase)
 
     def status(self, pool_id: str) -> dict[str, Any] | None:
         """`ReloadStatus` of the contract; None where the pool was never reloaded."""
         rollout = self._rollouts.get(self._replicas.host_of(pool_id))
-        if rollout is None:
-            return None
-        shown: dict[str, Any] = {
-            "phase": rollout.phase,
-            "old_model_ref": rollout.old_model,
-            "new_model_ref": rollout.new_model,
-            "at_ms": rollout.at_ms,
-        }
-        if rollout.phase == "canary":
-            shown["canary_percent"] = rollout.percent
-        if rollout.message:
-            shown["message"] = rollout.message
-        return shown
+        return None if rollout is None else rollout.status()
 
     def forget(self, pool_id: str) -> None:
         """The pool is gone: what was reloaded there is nobody's past."""
@@ -202,7 +162,7 @@ class RolloutService:
 
     # --- the way forward ---------------------------------------------------------------------
 
-    async def _advance(self, rollout: _Rollout) -> None:
+    async def _advance(self, rollout: Rollout) -> None:
         pool_id = rollout.pool_id
         rollout.old = self._drains.members(pool_id)
         try:
@@ -222,7 +182,7 @@ class RolloutService:
         self._end_switch(rollout, "rolled-back" if rollout.backwards else "switched")
         await self._retire_old(rollout)
 
-    async def _preload(self, rollout: _Rollout) -> None:
+    async def _preload(self, rollout: Rollout) -> None:
         """All new engines are Ready, and hidden; where there is not enough memory the old ones are
         gone by then. Raises `_Failed`; then nothing of the new ones is left, and the old ones
         serve, or are started again."""
@@ -235,7 +195,7 @@ class RolloutService:
                 raise
             cause = str(failure)
         rollout.message = f"the old engines stop first: {cause}"
-        log.warning("reload.old_first", **self._about(rollout), cause=cause)
+        log.warning("reload.old_first", **rollout.names, cause=cause)
         why = f"{rollout.new_model} does not fit beside {rollout.old_model}"
         try:
             await self._drains.pause(pool_id, rollout.old, rollout.deadline_ms, why)
@@ -245,7 +205,7 @@ class RolloutService:
             raise
         rollout.message = ""
 
-    async def _launch(self, rollout: _Rollout) -> None:
+    async def _launch(self, rollout: Rollout) -> None:
         pool_id = rollout.pool_id
         rollout.new = names = self._new_names(pool_id)
         self._replicas.hide(pool_id, names, rollout.new_model)
@@ -270,17 +230,17 @@ class RolloutService:
         count = self._engines.launch_count(pool_id)
         return tuple(f"{pool_id}-r{generation}-{number}" for number in range(count))
 
-    def _begin_canary(self, rollout: _Rollout) -> None:
+    def _begin_canary(self, rollout: Rollout) -> None:
         traits = self._replicas.pools[rollout.pool_id]
         share = CanaryShare(rollout.pool_id, rollout.percent, rollout.tenants)
         refs = self._refs(rollout, rollout.new_model, rollout.new)
         spec = replace(traits.spec, id=rollout.canary_id, model_refs=refs, canary=share)
         self._replicas.add_pool(replace(traits, spec=spec, model=rollout.new_model))
         self._replicas.reveal(rollout.pool_id, rollout.new, rollout.canary_id)
-        self._move(rollout, "canary")
+        self._move(rollout, ReloadPhase.CANARY)
         self._count(rollout, "canary")
 
-    def _begin_switch(self, rollout: _Rollout) -> None:
+    def _begin_switch(self, rollout: Rollout) -> None:
         """First half of the one step in which the pool gets its other model."""
         pool_id = rollout.pool_id
         rollout.old = tuple(n for n in self._drains.members(pool_id) if n not in rollout.new)
@@ -289,38 +249,40 @@ class RolloutService:
         refs = self._refs(rollout, rollout.new_model, rollout.new)
         self._replicas.serve(pool_id, rollout.new_model, refs, rollout.old)
 
-    def _end_switch(self, rollout: _Rollout, outcome: str) -> None:
-        self._move(rollout, "rolling_back" if rollout.backwards else "switching")
+    def _end_switch(self, rollout: Rollout, outcome: str) -> None:
+        back = rollout.backwards
+        self._move(rollout, ReloadPhase.ROLLING_BACK if back else ReloadPhase.SWITCHING)
         self._count(rollout, outcome)
 
-    async def _retire_old(self, rollout: _Rollout) -> None:
+    async def _retire_old(self, rollout: Rollout) -> None:
         await self._drains.retire(rollout.pool_id, rollout.old, rollout.deadline_ms)
-        self._move(rollout, "rolled_back" if rollout.backwards else "done")
+        back = rollout.backwards
+        self._move(rollout, ReloadPhase.ROLLED_BACK if back else ReloadPhase.DONE)
 
     # --- the way back ------------------------------------------------------------------------
 
     @staticmethod
-    def _turn(rollout: _Rollout) -> None:
+    def _turn(rollout: Rollout) -> None:
         """From now on it is a reload to what was served before."""
         rollout.old_model, rollout.new_model = rollout.new_model, rollout.old_model
         rollout.percent, rollout.tenants = 0, frozenset()
         rollout.backwards = True
 
-    async def _give_up(self, rollout: _Rollout) -> None:
+    async def _give_up(self, rollout: Rollout) -> None:
         """The new engines were not in service yet; their task has ended and cleaned up."""
-        self._move(rollout, "rolled_back")
+        self._move(rollout, ReloadPhase.ROLLED_BACK)
         self._count(rollout, "rolled-back")
 
-    async def _end_canary(self, rollout: _Rollout) -> None:
+    async def _end_canary(self, rollout: Rollout) -> None:
         canary_id = rollout.canary_id
         # Nothing new goes there, and what waits goes to the pool itself.
         self._scheduling.step(PoolDraining(canary_id))
         await self._drains.retire(canary_id, rollout.new, rollout.deadline_ms, whole_pool=True)
         self._replicas.remove_pool(canary_id)
-        self._move(rollout, "rolled_back")
+        self._move(rollout, ReloadPhase.ROLLED_BACK)
         self._count(rollout, "rolled-back")
 
-    async def _switch_back(self, rollout: _Rollout) -> None:
+    async def _switch_back(self, rollout: Rollout) -> None:
         """Old engines that are still there take over again at once."""
         pool_id = rollout.pool_id
         left = self._engines.replica_ids(pool_id)
@@ -336,11 +298,11 @@ class RolloutService:
         self._drains.reinstate(pool_id, old)
         self._count(rollout, "rolled-back")
         await self._drains.retire(pool_id, rollout.new, rollout.deadline_ms)
-        self._move(rollout, "rolled_back")
+        self._move(rollout, ReloadPhase.ROLLED_BACK)
 
     # --- common to both ----------------------------------------------------------------------
 
-    def _refs(self, rollout: _Rollout, model: str, names: Sequence[str]) -> frozenset[str]:
+    def _refs(self, rollout: Rollout, model: str, names: Sequence[str]) -> frozenset[str]:
         """What a task may call `model` in this pool: its names, and those that the pool has had
         from the start, but for one that is a digest: whoever asks for that wants those bytes."""
         pool_id = rollout.pool_id
@@ -379,7 +341,7 @@ class RolloutService:
                 "serve the same model; make two pools of it"
             )
 
-    def _start(self, rollout: _Rollout, steps: Coroutine[Any, Any, None]) -> None:
+    def _start(self, rollout: Rollout, steps: Coroutine[Any, Any, None]) -> None:
         """`steps` go on for the pool, once what went on before has ended and cleaned up."""
         before = self._rollouts.get(rollout.pool_id)
         ending = before.work if before is not None else None
@@ -392,7 +354,7 @@ class RolloutService:
 
     async def _run(
         self,
-        rollout: _Rollout,
+        rollout: Rollout,
         steps: Coroutine[Any, Any, None],
         ending: asyncio.Task[None] | None,
     ) -> None:
@@ -408,28 +370,21 @@ class RolloutService:
         finally:
             steps.close()
 
-    def _failed(self, rollout: _Rollout, message: str) -> None:
+    def _failed(self, rollout: Rollout, message: str) -> None:
         rollout.message = message
-        self._move(rollout, "failed")
+        self._move(rollout, ReloadPhase.FAILED)
         self._count(rollout, "failed")
 
-    def _move(self, rollout: _Rollout, phase: str) -> None:
+    def _move(self, rollout: Rollout, phase: ReloadPhase) -> None:
         rollout.phase = phase
         rollout.at_ms = self._scheduling.clock_ms()
-        write = log.error if phase == "failed" else log.info
-        write("reload.phase", **self._about(rollout), phase=phase, cause=rollout.message)
+        write = log.error if phase is ReloadPhase.FAILED else log.info
+        write("reload.phase", **rollout.names, phase=phase, cause=rollout.message)
 
-    def _count(self, rollout: _Rollout, outcome: str) -> None:
+    def _count(self, rollout: Rollout, outcome: str) -> None:
         if (traits := self._replicas.pools.get(rollout.pool_id)) is not None:
             self._telemetry.reloaded(traits.spec, outcome)
 
     def _stir(self, pool_id: str) -> None:
         if (rollout := self._rollouts.get(pool_id)) is not None:
             rollout.changed.set()
-
-    def _about(self, rollout: _Rollout) -> dict[str, Any]:
-        return {
-            "pool_id": rollout.pool_id,
-            "old_model_ref": rollout.old_model,
-            "new_model_ref": rollout.new_model,
-        }
