@@ -197,11 +197,6 @@ class Queries:
         replica = self._pool(pool_id).replicas.get(replica_id)
         return None if replica is None else replica.load_ratio
 
-    def kv_resident_bytes(self, pool_id: str, replica_id: str) -> int:
-        """KV of sessions that the replica is taken to hold (ORCH-3022); 0 when it is not known."""
-        replica = self._pool(pool_id).replicas.get(replica_id)
-        return 0 if replica is None else replica.kv.bytes_used
-
     def slots_free(self, pool_id: str) -> int:
         """Free slots on Ready replicas that take new work."""
         return self._pool(pool_id).slots_free()

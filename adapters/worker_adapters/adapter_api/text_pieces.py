@@ -46,11 +46,6 @@ class CharacterJoiner:
         self._utf16.reset()
         return half + self._utf8.decode(raw)
 
-    @property
-    def holds_half(self) -> bool:
-        """Whether a first half waits for its other half."""
-        return bool(self._utf8.getstate()[0]) or bool(self._utf16.getstate()[0])
-
     def flush(self) -> str:
         """What a text's end leaves of a half: U+FFFD, or nothing."""
         rest = self._utf8.decode(b"", final=True) + self._utf16.decode(b"", final=True)

@@ -36,11 +36,6 @@ class ResidentKv:
     def __len__(self) -> int:
         return len(self._held)
 
-    @property
-    def pressure_ratio(self) -> float:
-        """Bytes in use over bytes there are, 0..1; 0 where the engine's memory is not known."""
-        return self.bytes_used / self.bytes_max if self.bytes_max else 0.0
-
     def hold(self, holder: KvHolder, kv_bytes: int) -> None:
         """`holder` has that much here now, used last. Whoever was used longest ago goes for it.
 
