@@ -7,7 +7,7 @@ FRESH  := $(VENV)/evidence.json
 PYTEST := $(BIN)/python -m pytest
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test compiler bdd chaos evidence compliance lint regen bench lock clean
+.PHONY: help venv demo test compiler bdd chaos determinism haiku evidence compliance lint regen pacts bench lock clean
 
 help: ## show this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed 's/:[^#]*## /\t/' | expand -t 12
@@ -42,8 +42,16 @@ compiler:
 bdd: $(STAMP) ## run the features; LLORCH_BDD_FEATURE_PATH names a file or a folder of them
 	@$(PYTEST) test_harness/bdd
 
-chaos: $(STAMP) ## kill and stop engines under streams; LLORCH_CHAOS_FAULTS says how often (50)
-	@LLORCH_CHAOS_FAULTS=$${LLORCH_CHAOS_FAULTS:-50} $(PYTEST) -s test_harness/chaos
+chaos: $(STAMP) compiler ## faults under load; LLORCH_CHAOS_MINUTES (10), _FAULTS (50), _SEED repeats
+	@LLORCH_CHAOS_MINUTES=$${LLORCH_CHAOS_MINUTES:-10} \
+	  LLORCH_CHAOS_FAULTS=$${LLORCH_CHAOS_FAULTS:-50} $(PYTEST) -s test_harness/chaos
+
+determinism: $(STAMP) ## 64 seeds on two real replicas, each under two hash seeds (LLORCH_DETERMINISM_SEEDS)
+	@LLORCH_DETERMINISM_SEEDS=$${LLORCH_DETERMINISM_SEEDS:-64} $(PYTEST) test_harness/determinism_suite
+
+haiku: $(STAMP) ## the anti-cheat gate, and how often it accepts a real model (HAIKU_RUNS=30)
+	@$(PYTEST) test_harness/e2e_haiku
+	@REQUIRE_REAL_LLAMA=1 $(BIN)/python -m e2e_haiku.rate --runs $${HAIKU_RUNS:-30}
 
 evidence: $(STAMP) compiler ## run all tests and write requirements/evidence.json and COMPLIANCE.md
 	@$(BIN)/python -m orch_tools regen
@@ -61,6 +69,9 @@ lint: $(STAMP) ## format, lint, requirements, generated files, layers, types
 
 regen: $(STAMP) ## write everything that is generated
 	@$(BIN)/python -m orch_tools regen
+
+pacts: $(STAMP) ## write contracts/pacts from what the generated clients send and read
+	@$(BIN)/python -m consumer_pacts.writing
 
 bench: $(STAMP) ## measure against the peers and the recorded results
 	@$(BIN)/python test_harness/bench/run.py
