@@ -110,7 +110,7 @@ def where(streams: list[DecodedStream]) -> set[tuple[str, str]]:
     return {(stream.replica_id, stream.hash_seed) for stream in streams}
 
 
-@pytest.mark.req("OC-TEST-7002")
+@pytest.mark.req("OC-TEST-7002", partial="the other three engines")
 @pytest.mark.req("ORCH-3050", partial="the other three engines")
 def test_each_replica_shows_the_settings_of_a_single_request(
     pair: ReplicaPair, rounds: Rounds
