@@ -22,6 +22,7 @@ import yaml
 
 from harness_kit import secret_scan
 from harness_kit.http_probe import HttpProbe, ProbeError
+from harness_kit.response_tap import live_ports
 from harness_kit.waiting import wait_until
 
 # A test key per role and tenant; long enough to be redacted, odd enough to be searched for.
@@ -153,6 +154,7 @@ class ServiceProcess:
         assert said["event"] == "listening"
         self.port = said["port"]
         self.control_port = said.get("control_port")
+        live_ports.update({self.port, self.control_port or self.port})
         if until_ready:
             self.wait_ready()
         return self
@@ -282,6 +284,7 @@ class ServiceProcess:
         secret_scan.check("log", written.decode(errors="replace"), str(self.log_path))
 
     def _close_pipe(self) -> None:
+        live_ports.difference_update({self.port, self.control_port or self.port})
         if self._process is not None and self._process.stdout is not None:
             self._process.stdout.close()
 

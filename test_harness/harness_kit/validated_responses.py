@@ -2,8 +2,8 @@
 
 Off every request's path; loaded by the pytest configuration, hears through `response_tap`. A
 response that no contract allows fails the test during which it came, and so does a path of no
-contract (ORCH-2006, ORCH-2007, ORCH-2009). Responses of one shape are judged once: a shape is operation,
-status, header names, the structure of the body, its words and signs.
+contract (ORCH-2006, ORCH-2007, ORCH-2009). Responses of one shape are judged once: a shape is
+operation, status, header names, the structure of the body, its words and signs.
 
     @pytest.mark.unvalidated_responses("why")     this test breaks HTTP, or the paths, on purpose
 
@@ -18,7 +18,7 @@ import json
 import re
 import threading
 from collections import Counter
-from collections.abc import Generator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from typing import Any
 
 import pytest
@@ -36,6 +36,7 @@ from harness_kit.contract_judge import (
 from harness_kit.http_probe import ProbeError, parse_block
 from harness_kit.report_files import report_file
 from harness_kit.response_tap import EVENT_STREAM, listeners
+from harness_kit.tapped_clients import tap
 
 MARKER = "unvalidated_responses"
 # Shapes with their words that are judged per operation and status; beyond them structure decides.
@@ -73,7 +74,7 @@ class ResponseLedger:
         self.opted_out: dict[str, str] = {}
         self.deaf = False
         self._violations: list[str] = []
-        self._shapes: dict[tuple[str, int | str], set[Any]] = {}
+        self._verdicts: dict[tuple[str, int | str], dict[Any, str | None]] = {}
         self._lock = threading.Lock()
 
     def hear(
@@ -83,28 +84,17 @@ class ResponseLedger:
         with self._lock:
             if self.deaf:
                 return
-            try:
-                operation = operation_of(method, path)
-                if operation is None:
-                    self._hear_beside(method, path, status, body or b"")
-                else:
-                    self._hear_operation(operation, method, status, headers, body)
-            except Mismatch as mismatch:
-                self._violations.append(str(mismatch))
+            operation = operation_of(method, path)
+            if operation is None:
+                self._hear_beside(method, path, status, body or b"")
+            else:
+                self._hear_operation(operation, method, status, headers, body)
 
     def hear_event(self, name: str, number: int | None, data: dict[str, Any]) -> None:
         """Count and judge one event."""
         with self._lock:
-            if self.deaf:
-                return
-            self.events[name] += 1
-            # A token's text is any text; its emptiness is what a schema judges.
-            judged = data | {"t": bool(data["t"])} if data.get("t") else data
-            if self._is_new(("event", name), (number is None,), judged):
-                try:
-                    check_event(name, number, data)
-                except Mismatch as mismatch:
-                    self._violations.append(str(mismatch))
+            if not self.deaf:
+                self._hear_event(name, number, data)
 
     def taken_violations(self) -> list[str]:
         """The violations since the last call."""
@@ -154,39 +144,63 @@ class ResponseLedger:
             except ValueError:
                 document = body[:64]
         head = (method, headers.get("content-type"), frozenset(headers), bool(body))
-        if self._is_new((operation.id, status), head, document):
-            check_response(operation, method, status, headers, body or b"")
+        self._judge(
+            (operation.id, status),
+            head,
+            document,
+            lambda: check_response(operation, method, status, headers, body or b""),
+        )
 
     def _hear_blocks(self, body: bytes) -> None:
         for block in body.removesuffix(b"\n\n").split(b"\n\n"):
             try:
                 event = parse_block(block)
             except ProbeError as error:
-                raise Mismatch(f"stream_task 200: {error}") from error
+                self._violations.append(f"stream_task 200: {error}")
+                return
             if event is not None:
-                self.events[event.name] += 1
-                if self._is_new(("event", event.name), (event.id is None,), event.data):
-                    check_event(event.name, event.id, event.data)
+                self._hear_event(event.name, event.id, event.data)
+
+    def _hear_event(self, name: str, number: int | None, data: dict[str, Any]) -> None:
+        self.events[name] += 1
+        # A token's text is any text; its emptiness is what a schema judges.
+        judged = data | {"t": bool(data["t"])} if data.get("t") else data
+        self._judge(
+            ("event", name), (number is None,), judged, lambda: check_event(name, number, data)
+        )
 
     def _hear_beside(self, method: str, path: str, status: int, body: bytes) -> None:
         first = path.partition("?")[0].split("/")[1:2]
         where = f"{method} {path[:200]} {status}"
         if not first or first[0] not in BESIDE:
-            raise Mismatch(f"{where}: the path is in no contract")
+            self._violations.append(f"{where}: the path is in no contract")
+            return
         self.beside.setdefault(f"{method} /{first[0]}", Counter())[status] += 1
         is_error = status >= 400 and (status, first[0]) != (503, "readyz") and method != "HEAD"
-        if is_error and self._is_new(("beside", status), (), json.loads(body)):
-            check_error(where, body)
+        if is_error:
+            self._judge(("beside", status), (body[:256],), None, lambda: check_error(where, body))
 
-    def _is_new(self, of: tuple[str, int | str], head: tuple[Any, ...], document: Any) -> bool:
-        """Whether this shape was not judged yet and there is room to; remembers it."""
-        shapes = self._shapes.setdefault(of, set())
-        key = (head, shape(document, words=len(shapes) < WORDED_SHAPES_MAX))
-        if key in shapes or len(shapes) >= SHAPES_MAX:
-            return False
-        shapes.add(key)
-        self.judged += 1
-        return True
+    def _judge(
+        self,
+        of: tuple[str, int | str],
+        head: tuple[Any, ...],
+        document: Any,
+        check: Callable[[], None],
+    ) -> None:
+        """Judge a shape that is new while there is room for it; a wrong one is wrong each time."""
+        verdicts = self._verdicts.setdefault(of, {})
+        key = (head, shape(document, words=len(verdicts) < WORDED_SHAPES_MAX))
+        if key not in verdicts:
+            if len(verdicts) >= SHAPES_MAX:
+                return
+            self.judged += 1
+            verdicts[key] = None
+            try:
+                check()
+            except Mismatch as mismatch:
+                verdicts[key] = str(mismatch)
+        if (said := verdicts[key]) is not None:
+            self._violations.append(said)
 
 
 class ValidatedResponses:
@@ -257,6 +271,9 @@ def pytest_configure(config: pytest.Config) -> None:
     ledger = ResponseLedger()
     listeners.append(ledger)
     config.add_cleanup(lambda: listeners.remove(ledger))
+    monkeypatch = pytest.MonkeyPatch()
+    config.add_cleanup(monkeypatch.undo)
+    tap(monkeypatch)
     config.pluginmanager.register(ValidatedResponses(ledger), "validated-responses-hooks")
 
 
