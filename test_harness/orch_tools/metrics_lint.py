@@ -80,8 +80,6 @@ def lint(text: str, rules: Rules) -> list[Finding]:
         if name not in rules["metrics"]:
             found.append(Finding(name, "undeclared", "the contract has no such metric"))
             continue
-        if name in shown:
-            found.append(Finding(name, "repeated", "the family is there more than once"))
         shown.add(name)
         found += _family(name, family, rules)
     missing = (name for name in rules["metrics"] if name not in shown)

@@ -22,7 +22,7 @@ from orchestrator_core.pool import PoolSpec
 from orchestrator_core.queueing.share import Flow, ShareView
 from orchestrator_core.scheduler import Scheduler
 from orchestrator_core.task import Priority
-from orchestratord.services.decisions import Admitted, Decision, Ended
+from orchestratord.services.decisions import Decision, Ended
 from orchestratord.services.jobs import Job
 from orchestratord.services.tallies import Tallies
 from orchestratord.services.task_lines import TaskLines, to_structlog
@@ -118,9 +118,9 @@ class Telemetry:
         """One line a decision, with what it was taken from (ORCH-3027)."""
         self._lines.decided(job, decision)
 
-    def admitted(self, job: Job, decision: Admitted) -> None:
+    def enqueued(self, job: Job) -> None:
+        """Its promise is on disk: what the journal refuses counts as refused alone."""
         self._of_pool(job).enqueued(1)
-        self.decided(job, decision)
 
     def rejected(self, engine: str, refusal: Refusal, fields: Mapping[str, object]) -> None:
         """Refused at admission; `fields` say which task of whom."""
