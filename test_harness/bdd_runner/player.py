@@ -34,6 +34,7 @@ OPTIONS: tuple[str, ...] = (
     "no:terminal",
     "--capture=sys",
 )
+OPTIONS += ("-p", "no:schemathesis")  # a second of imports that no scenario uses
 OPTIONS += ("-W", "ignore::pytest.PytestAssertRewriteWarning")
 
 

@@ -22,6 +22,7 @@ from bdd_runner.main import app
 from harness_kit.fake_engine import FakeEngine
 from harness_kit.fake_engine_script import FakeScript
 from harness_kit.llamacpp_engine import free_port
+from harness_kit.report_files import report_file
 from harness_kit.scripted_server import (
     Answer,
     ScriptedServer,
@@ -103,6 +104,7 @@ def test_a_service_that_keeps_its_promises_passes_and_what_was_not_played_is_cou
     ended = run(url_of(service), "--json")
 
     assert ended.returncode == 0, ended.stdout + ended.stderr
+    report_file("bdd/live_service.json").write_text(ended.stdout, encoding="utf-8")
     report = json.loads(ended.stdout)
     assert report["counts"] == {"passed": anybody, "failed": 0, "needs_own_service": owner}
     assert anybody >= 20

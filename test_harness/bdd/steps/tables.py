@@ -1,13 +1,16 @@
 """Reading the tables and lists that steps carry.
 
-Off every request's path. Invariant: a cell that looks like a number or a truth value is one, an
-empty cell is absent, `something` is anything but nothing, and everything else is text.
+Off every request's path. Invariant: a cell that looks like a number, a truth value or an object in
+braces is one, an empty cell is absent, `something` is anything but nothing, and everything else is
+text.
 """
 
 from __future__ import annotations
 
 import re
 from typing import Any
+
+import yaml
 
 Table = list[list[str]]
 
@@ -58,4 +61,6 @@ def quoted(text: str) -> list[str]:
 def _value(cell: str) -> Any:
     if cell in ("true", "false"):
         return cell == "true"
+    if cell.startswith("{"):
+        return yaml.safe_load(cell)
     return int(cell) if re.fullmatch(r"-?\d+", cell) else cell

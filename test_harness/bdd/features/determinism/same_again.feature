@@ -6,16 +6,18 @@ Feature: The same answer again
     Given a service whose model is called "assistant"
 
   @ORCH-3045
-  Scenario: The same question with the same seed
+  Scenario: The same question, with the same seed and with another one
     When acme submits to "assistant"
-      | task  | prompt                        | seed | max_tokens |
-      | today | Once upon a time by the river | 7    | 24         |
+      | task  | seed | max_tokens | sampling                      | prompt           |
+      | today | 7    | 24         | {temperature: 0.9, top_k: 40} | Once upon a time |
     Then "today" ends well
     When acme submits to "assistant"
-      | task     | prompt                        | seed | max_tokens |
-      | tomorrow | Once upon a time by the river | 7    | 24         |
-    Then "tomorrow" ends well
+      | task      | seed | max_tokens | sampling                      | prompt           |
+      | tomorrow  | 7    | 24         | {temperature: 0.9, top_k: 40} | Once upon a time |
+      | some day  | 8    | 24         | {temperature: 0.9, top_k: 40} | Once upon a time |
+    Then "tomorrow" and "some day" end well
     And "today" and "tomorrow" read the same
+    And "today" and "some day" read differently
 
   @ORCH-3206 @ORCH-3045
   Scenario: The record of an answer is enough to have it again

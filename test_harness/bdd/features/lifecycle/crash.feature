@@ -9,12 +9,12 @@ Feature: The service dies and comes back
   @ORCH-3203
   Scenario: Killed in the middle of a sentence
     When acme submits to "assistant"
-      | task                          | max_tokens | prompt                                 |
-      | undisturbed                   | 60         | Once upon a time, in a small village   |
+      | task        | max_tokens | seed | sampling                      | prompt           |
+      | undisturbed | 60         | 11   | {temperature: 0.9, top_k: 40} | Once upon a time |
     Then "undisturbed" ends well
     When acme submits to "assistant"
-      | task                          | max_tokens | prompt                                 |
-      | interrupted                   | 60         | Once upon a time, in a small village   |
+      | task        | max_tokens | seed | sampling                      | prompt           |
+      | interrupted | 60         | 11   | {temperature: 0.9, top_k: 40} | Once upon a time |
     And "interrupted" is read up to token 4 and the connection breaks
     And the service is killed and started again
     And "interrupted" is read on
