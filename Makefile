@@ -7,7 +7,7 @@ FRESH  := $(VENV)/evidence.json
 PYTEST := $(BIN)/python -m pytest
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test compiler bdd chaos determinism haiku evidence compliance lint regen pacts bench lock clean
+.PHONY: help venv demo test compiler bdd chaos determinism haiku evidence compliance lint regen previews pacts bench lock clean
 
 help: ## show this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed 's/:[^#]*## /\t/' | expand -t 12
@@ -38,6 +38,8 @@ test: $(STAMP) compiler ## run all tests; what they prove must equal requirement
 compiler:
 	@command -v gcc >/dev/null || \
 	  { echo 'gcc is needed: the tests build a scripted NVML (apt-get install gcc libc6-dev)' >&2; exit 1; }
+	@command -v promtool prometheus >/dev/null || \
+	  { echo 'prometheus is needed: it tests alerts and dashboards (apt-get install prometheus)' >&2; exit 1; }
 
 bdd: $(STAMP) ## run the features; LLORCH_BDD_FEATURE_PATH names a file or a folder of them
 	@$(PYTEST) test_harness/bdd
@@ -63,6 +65,10 @@ compliance: lint ## run everything, write COMPLIANCE.md and the proof bundle dis
 	@$(MAKE) --no-print-directory evidence
 	@$(BIN)/python -m orch_tools proof --evidence requirements/evidence.json
 	@$(BIN)/llama-orch proof verify dist/proof
+
+previews: $(STAMP) compiler ## draw each dashboard from a run's data into docs/dashboards
+	@$(PYTEST) test_harness/metrics_contract/test_dashboards_live.py
+	@mkdir -p docs/dashboards && cp dist/reports/dashboards/*.png docs/dashboards/
 
 lint: $(STAMP) ## format, lint, requirements, generated files, layers, types
 	@$(BIN)/python -m orch_tools check

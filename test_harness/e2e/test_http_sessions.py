@@ -215,7 +215,7 @@ def test_a_task_beyond_the_budget_is_429_and_not_retriable(probe: HttpProbe) -> 
     assert elsewhere.status == 202
 
 
-@pytest.mark.req("ORCH-3099", "ORCH-3100", "OC-CTRL-2023")
+@pytest.mark.req("ORCH-3099", "ORCH-3100", "OC-CTRL-2023", "OC-METRICS-7111")
 def test_metrics_events_show_what_the_budget_has_left(
     probe: HttpProbe, engine: GatedEngine
 ) -> None:

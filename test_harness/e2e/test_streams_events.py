@@ -161,7 +161,7 @@ def test_requests_may_be_pipelined_behind_a_stream(probe: HttpProbe, engine: Gat
     assert live.body == b'{"live":true}'
 
 
-@pytest.mark.req("ORCH-3100", "OC-CTRL-2023")
+@pytest.mark.req("ORCH-3100", "OC-CTRL-2023", "OC-METRICS-7110")
 @pytest.mark.req("ORCH-3032", partial="all but what a metrics event repeats of it")
 @pytest.mark.req("ORCH-3023", partial="a failover")
 def test_a_metrics_event_follows_started_at_once_and_then_every_period(
