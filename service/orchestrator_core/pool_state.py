@@ -221,17 +221,21 @@ class Pool:
 
     def begin(self, live: LiveTask, chosen: Choice, why: Why, now_ms: int) -> None:
         """`live` runs there from now on; a slot is leased, its attempt counted."""
-        replica = chosen.replica
+        task, replica = live.task, chosen.replica
         live.why, live.choice = why, chosen
         self._free.acquire(replica)
         live.stage, live.replica, live.group = Stage.RUNNING, replica, replica.group
         live.attempt += 1
         live.yielding = False
         live.started_ms = now_ms
-        live.expected_end_ms = now_ms + replica.group.times.task_ms(live.task)
-        live.start_forecast = self.forecast(live, None, now_ms)
+        times = replica.group.times
+        task_ms, left_ms = times.task_ms(task), task.deadline_at_ms - now_ms
+        live.expected_end_ms = now_ms + task_ms
+        live.start_forecast = (
+            self.on_time.running(task.priority, task_ms, left_ms) if times.known else None
+        )
         insort(self._ends, (live.expected_end_ms, live.sequence))
-        self.running[live.task.key] = live
+        self.running[task.key] = live
         self._count_spread(live, +1)
 
     def leave_replica(self, live: LiveTask) -> Replica:
@@ -246,15 +250,13 @@ class Pool:
         live.replica = None
         return replica
 
-    def forecast(self, live: LiveTask, wait_ms: int | None, now_ms: int) -> Forecast | None:
-        """How a task that starts in `wait_ms` (None: now) stands against its deadline; None while
-        speed is unknown, or when its time is over. O(1)."""
+    def forecast(self, live: LiveTask, wait_ms: int, now_ms: int) -> Forecast | None:
+        """How a task that starts in `wait_ms` stands against its deadline; None while speed is
+        unknown, or when its time is over. O(1)."""
         if (group := live.group or self.times) is None or not group.times.known:
             return None
         task, task_ms = live.task, group.times.task_ms(live.task)
         slack_ms = task.deadline_at_ms - now_ms
-        if wait_ms is None:
-            return self.on_time.running(task.priority, task_ms, slack_ms)
         deadline_ms = task.deadline_at_ms - task.arrived_ms
         return self.on_time.waiting(task.priority, deadline_ms, wait_ms + task_ms, slack_ms)
 

@@ -103,7 +103,11 @@ class Queries:
                 probability = _ends_on_time(live, group.times, now_ms)
             else:
                 prior = group.times.on_time_ratio(start_ms + task_ms, left_ms, start_ms)
-                forecast = pool.forecast(live, start_ms, now_ms)
+                forecast = (
+                    pool.forecast(live, start_ms, now_ms)
+                    if promised is None
+                    else live.admission_forecast
+                )
                 probability = (
                     prior if forecast is None else forecast.table.probability(forecast.z, prior)
                 )
