@@ -16,6 +16,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Executor
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import Protocol
@@ -30,8 +31,10 @@ from harness_kit.waiting import wait_until
 # A start of everything on a machine that is busy; a launched engine backs off for up to 30 s.
 RECOVERED_S = 90.0
 # Three seconds without an answer make an engine lost: some halts are shorter, some longer.
-HOLD_S = (0.2, 4.5)
-PAUSE_S = (0.1, 1.5)
+HOLD_S = (0.2, 4.0)
+PAUSE_S = (0.1, 1.0)
+# A launched engine that finds no GPU backs off longer each time.
+GPU_LOST_S = (0.1, 1.0)
 FATAL_XID = 79
 
 Broken = Callable[[random.Random], AbstractContextManager[None]]
@@ -62,41 +65,44 @@ class Lane:
     name: str
     kinds: dict[str, Broken]
     recovered: Callable[[], bool]
+    leads: bool = True
+    """Whether the run waits for a round of it; the others go on beside those that lead."""
 
 
 def run_lanes(
-    lanes: Sequence[Lane], seed: int, over: Callable[[int], bool], name: str
+    lanes: Sequence[Lane],
+    threads: Executor,
+    seed: str,
+    may_end: Callable[[], bool] = lambda: True,
 ) -> list[Survived]:
-    """Run every lane in a thread of its own until `over(rounds done)`; what was survived.
+    """Run the lanes side by side, until each that leads has done a round and the run may end;
+    what was survived.
 
-    AssertionError where a fault was not recovered from within `RECOVERED_S`.
+    Processes end with the thread that launched them (PR_SET_PDEATHSIG): `threads`, one a lane,
+    outlive the engines. AssertionError where the service did not recover within `RECOVERED_S`.
     """
     survived: list[Survived] = []
-    failures: list[BaseException] = []
-    # A lane that goes round faster than the others goes on, so that faults keep overlapping.
-    slowest = threading.Lock()
-    rounds = dict.fromkeys((lane.name for lane in lanes), 0)
+    failed = threading.Event()
+    begun = {lane.name for lane in lanes if lane.leads}  # lanes in their first round
+
+    def over() -> bool:
+        return failed.is_set() or (not begun and may_end())
 
     def run(lane: Lane) -> None:
-        rng = random.Random(f"{seed}/{name}/{lane.name}")
+        rng = random.Random(f"{seed}/{lane.name}")
         try:
-            while not failures:
-                order = rng.sample(sorted(lane.kinds), len(lane.kinds))
-                survived.extend(_survive(lane, kind, rng) for kind in order)
-                with slowest:
-                    rounds[lane.name] += 1
-                    if over(min(rounds.values())):
+            while not over():
+                for kind in rng.sample(sorted(lane.kinds), len(lane.kinds)):
+                    survived.append(_survive(lane, kind, rng))
+                    if over():
                         return
-        except BaseException as error:  # noqa: BLE001 - raised again by who waits for the lanes
-            failures.append(error)
+                begun.discard(lane.name)
+        except BaseException:
+            failed.set()
+            raise
 
-    threads = [threading.Thread(target=run, args=(lane,), name=lane.name) for lane in lanes]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    if failures:
-        raise failures[0]
+    for running in [threads.submit(run, lane) for lane in lanes]:
+        running.result()
     return survived
 
 
@@ -204,7 +210,7 @@ def gpu_faults(service: ServiceProcess, pool_id: str, nvml: ScriptedNvml) -> dic
     def lost(rng: random.Random) -> Iterator[None]:
         with counted("driver_reset_events_total", "gpu-lost"):
             nvml.set(0, lost=nvml_library.LOST)
-        hold(rng)
+        hold(rng, GPU_LOST_S)
         nvml.set(0, lost=None)
         yield
 

@@ -27,6 +27,11 @@ class TaskHistory:
     """The numbered events that a second reader got from the start."""
     at_cancel: list[Event] | None = None
     """The numbered events of a read from the start, begun after a cancel was answered 204."""
+    joined_at_cancel: int = 0
+    """How many events the client had when its cancel was answered."""
+    outlived_a_crash: bool = False
+    """Whether the orchestrator may have been killed meanwhile: an end that is no completion then
+    cuts the log back to what was decoded again, for those who read it anew."""
     refused_reads: list[Answer] = field(default_factory=list)
     """Answers to the stream's GET, or to a cancel, that were not 200 or 204."""
     broken: list[str] = field(default_factory=list)

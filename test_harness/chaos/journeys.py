@@ -117,6 +117,7 @@ class Client:
         while self._patient():
             answer = self._insist(cancel)
             if answer is not None and answer.status == 204:
+                self.history.joined_at_cancel = len(self.history.joined)
                 seen: list[Event] = []
                 self._read(seen)
                 self.history.at_cancel = seen

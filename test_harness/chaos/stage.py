@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterator, Mapping
+from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,6 +35,7 @@ TOKEN_INTERVAL_MS = "15"
 ZETA_MAX_CONCURRENT = 5
 RETAIN_S = 30  # so that a run of minutes shows whether what is over is forgotten
 IDLE_S = 60.0
+LANES = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +46,8 @@ class Stage:
     engines: dict[str, list[tuple[Engine, FaultProxy]]]
     nvml: ScriptedNvml
     disk: StateDisk
+    threads: Executor
+    """For what launches processes: they end with the thread that launched them."""
 
     def port(self) -> int:
         """Where the service listens now."""
@@ -62,8 +66,8 @@ class Stage:
             for pool_id in pool_ids
         )
 
-    def journal_works(self) -> bool:
-        """Whether the service itself is ready to make promises."""
+    def serves(self) -> bool:
+        """Whether the service is ready: some pool takes work, and promises can be kept."""
         try:
             with self.service.probe(None) as probe:
                 return probe.get("/readyz").status == 200
@@ -111,6 +115,7 @@ def stage(directory: Path, nvml_file: Path) -> Iterator[Stage]:
     nvml.gpus(Gpu(0, {"total_mib": 81920}))
     with ExitStack() as stack:
         stack.enter_context(patch.dict(os.environ, nvml.environment))
+        threads = stack.enter_context(ThreadPoolExecutor(LANES))
         disk = stack.enter_context(StateDisk(directory / "service" / "state"))
         options = ("--slots", "4", "--ctx", "8192", "--token-interval-ms", TOKEN_INTERVAL_MS)
         engines: dict[str, list[tuple[Engine, FaultProxy]]] = {"volume": [], "exact": []}
@@ -130,7 +135,7 @@ def stage(directory: Path, nvml_file: Path) -> Iterator[Stage]:
             sessions={"max_turns": 1000},
         )
         stack.enter_context(service)
-        running = Stage(service, engines, nvml, disk)
+        running = Stage(service, engines, nvml, disk, threads)
         running.wait_idle()
         yield running
 

@@ -55,7 +55,14 @@ def failed(code: str = "WORKER_RESET", determinism: str = "best_effort") -> Task
     return replace(completed(joined=ended, again=None), document=document)
 
 
-SOUND = [completed(), cancelled(), refused(), failed()]
+def cut_back() -> TaskHistory:
+    """One that a crash ended after its second token, of which one was decoded again."""
+    read = [event("started", 1), token(0), token(1), event("end", 4, tokens_out=1, canceled=True)]
+    left = [event("started", 1), token(0), event("end", 3, tokens_out=1, canceled=True)]
+    return cancelled(joined=read, at_cancel=left, joined_at_cancel=3, outlived_a_crash=True)
+
+
+SOUND = [completed(), cancelled(), refused(), failed(), cut_back()]
 
 
 @pytest.mark.parametrize("invariant", invariants.OF_A_TASK)
@@ -132,6 +139,18 @@ PLANTED: dict[str, tuple[Callable[[TaskHistory], invariants.Violations], TaskHis
         invariants.replays_are_equal,
         completed(again=[start, token(0), token(1, "b"), end]),
     ),
+    "other bytes before the cut": (
+        invariants.replays_are_equal,
+        replace(cut_back(), at_cancel=[start, token(0, "b"), end]),
+    ),
+    "more than was decoded again": (
+        invariants.tokens_in_order,
+        replace(cut_back(), joined=[*cut_back().joined[:-1], event("end", 4, tokens_out=3)]),
+    ),
+    "a crash that cuts back what completed": (
+        invariants.replays_are_equal,
+        completed(again=[start, token(0), end], outlived_a_crash=True),
+    ),
     "two promises": (
         invariants.one_task_per_id,
         completed(answers=[PROMISE, replace(PROMISE, body=b'{"queue_position":1}')]),
@@ -202,8 +221,8 @@ def test_a_slot_that_a_replica_set_misses_is_named() -> None:
     assert said == ["s0 has 3 of 4 slots free"]
 
 
-# Of SOUND: three were admitted; refused was answered once.
-COUNTED = {"admitted": 3, "completed": 1, "canceled": 1, "failed": 1, "rejected": 1}
+# Of SOUND: four were admitted; refused was answered once.
+COUNTED = {"admitted": 4, "completed": 1, "canceled": 2, "failed": 1, "rejected": 1}
 
 
 def test_counters_that_say_what_clients_saw_agree() -> None:
