@@ -340,6 +340,7 @@ class AdmissionService:
             outcome = _outcome(job, done, draft)
             if isinstance(outcome, Job):
                 self._jobs.use_row(job, done.result())
+                self._telemetry.enqueued(job)
                 then(outcome)
                 return
             job.refused = True
@@ -371,7 +372,7 @@ class AdmissionService:
         )
         job.decisions = self.refused.admitted(task.key)
         job.note(decision)
-        self._telemetry.admitted(job, decision)
+        self._telemetry.decided(job, decision)
         turn = scheduler.turn(task.key)
         assert turn is not None, "an admitted task has a session"
         assert job.payload is not None, "it has not ended"

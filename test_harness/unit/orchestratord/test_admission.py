@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from harness_kit.service_clients import draft, token_events
+from harness_kit.service_process import metric_in
 from harness_kit.service_world import POOL, PROFILE, ServiceWorld, Setup, run_world
 from orchestrator_core.determinism import derive_seed
 from orchestrator_core.errors import Code, Reason, Refusal
@@ -162,6 +163,8 @@ class TestBrokenJournal:
             assert world.life.jobs.get(draft(1).key) is None
             assert world.life.scheduling.scheduler.waiting_keys(POOL) == ()
             assert world.engines["r0"].running_count == (1 if waits else 0)
+            shown = world.life.telemetry.render().decode()
+            assert metric_in(shown, "tasks_enqueued_total") == (1 if waits else 0)
 
         run_world(scenario)
 
