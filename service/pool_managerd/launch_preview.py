@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
+from orchestrator_core.redaction import shown_words
 from pool_managerd.device_masks import DeviceGone, taken_by
 from pool_managerd.launch_command import (
     MARKER_VARIABLE,
@@ -25,7 +26,6 @@ from pool_managerd.model_files import ModelUnavailable, find_model
 from pool_managerd.model_store import ModelStore
 from pool_managerd.model_use import show_models
 from pool_managerd.preload_check import LaunchPlan, PreloadCheck
-from pool_managerd.secret_words import shown_words
 from pool_managerd.settings import LaunchSettings, PoolSettings
 
 _MASK = frozenset(("CUDA_DEVICE_ORDER", "CUDA_VISIBLE_DEVICES"))

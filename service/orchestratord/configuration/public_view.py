@@ -1,8 +1,8 @@
 """A configuration as it may be shown: everything but what is, or may hold, a secret (OC-CTRL-2041).
 
 Hidden are keyed digests of keys, the environment of engines (a hub's token, say), what
-`secret_words` hides of their command lines, and the user part and query of addresses. The names of
-variables are shown: they are what an operator looks for.
+`redaction` hides of their command lines, and user part, query and fragment of addresses. The names
+of variables are shown: they are what an operator looks for.
 """
 
 from __future__ import annotations
@@ -14,9 +14,7 @@ from typing import Any
 import msgspec
 
 import orch_config
-from pool_managerd.secret_words import HIDDEN, shown_text, shown_words
-
-__all__ = ["HIDDEN", "public_value", "public_view"]
+from orchestrator_core.redaction import REDACTED, shown_text, shown_words
 
 # The last part of a key's path: its value, or each value in it, is hidden.
 _SECRET_KEYS = ("key_hmac", "env")
@@ -34,13 +32,13 @@ def public_value(key: str, value: Any) -> Any:
     """One value as it may be shown; `key` is its path, such as pools[p].launch.env.HF_TOKEN."""
     parts = re.split(r"[.\[]", key)
     if value is not None and any(part in _SECRET_KEYS for part in parts[:-1]):
-        return HIDDEN
+        return REDACTED
     return _public(parts[-1], value)
 
 
 def _public(name: str, value: Any) -> Any:
     if name in _SECRET_KEYS and value is not None:
-        return dict.fromkeys(value, HIDDEN) if isinstance(value, Mapping) else HIDDEN
+        return dict.fromkeys(value, REDACTED) if isinstance(value, Mapping) else REDACTED
     if isinstance(value, Mapping):
         return {key: _public(key, inner) for key, inner in value.items()}
     if name in _COMMAND_KEYS and isinstance(value, list | tuple):

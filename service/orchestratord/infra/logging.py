@@ -16,8 +16,9 @@ from typing import Any, BinaryIO, Self
 import msgspec
 import structlog
 
+from orchestrator_core.redaction import REDACTED
+
 FLUSH_BYTES = 64 * 1024
-REDACTED = "[redacted]"
 # Names under which a key or token may be logged by mistake.
 _SECRET_FIELDS = frozenset(
     {"api_key", "authorization", "key", "password", "secret", "token", "x-api-key"}
@@ -33,15 +34,14 @@ class LineBuffer:
 
     def __init__(self, stream: BinaryIO, secrets: Iterable[str] = ()) -> None:
         self._stream = stream
-        # As they stand in a line: a quote or a backslash is escaped there.
-        self._secrets = tuple(
-            _encoder.encode(s)[1:-1] for s in secrets if len(s) >= MIN_SECRET_CHARS
-        )
+        self._secrets: tuple[bytes, ...] = ()
+        self.redact(secrets)
         self._lines: list[bytes] = []
         self._size = 0
 
     def redact(self, secrets: Iterable[str]) -> None:
         """Further secrets; those that are known stay so: they may still be in a message."""
+        # As they stand in a line: a quote or a backslash is escaped there.
         self._secrets += tuple(
             _encoder.encode(s)[1:-1] for s in secrets if len(s) >= MIN_SECRET_CHARS
         )

@@ -8,7 +8,8 @@ import msgspec
 import pytest
 
 import orch_config
-from orchestratord.configuration.public_view import HIDDEN, public_value, public_view
+from orchestrator_core.redaction import REDACTED
+from orchestratord.configuration.public_view import public_value, public_view
 
 pytestmark = pytest.mark.req("OC-CTRL-2041", partial="the HTTP part")
 
@@ -28,15 +29,15 @@ def launched(**launch: Any) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("given", "shown"),
     [
-        (["--api-key", SECRET, "-c", "9"], ["--api-key", HIDDEN, "-c", "9"]),
+        (["--api-key", SECRET, "-c", "9"], ["--api-key", REDACTED, "-c", "9"]),
         ([f"--hf_token={SECRET} x", "--max-tokens", "9"],
-         [f"--hf_token={HIDDEN}", "--max-tokens", "9"]),
-        (["env", f"ENGINE_API_KEY={SECRET}", "run"], ["env", f"ENGINE_API_KEY={HIDDEN}", "run"]),
+         [f"--hf_token={REDACTED}", "--max-tokens", "9"]),
+        (["env", f"ENGINE_API_KEY={SECRET}", "run"], ["env", f"ENGINE_API_KEY={REDACTED}", "run"]),
         (["sh", "-c", f"serve --password '{SECRET} x' -v"],
-         ["sh", "-c", f"serve --password {HIDDEN} -v"]),
+         ["sh", "-c", f"serve --password {REDACTED} -v"]),
         (["--from", f"http://me:{SECRET}@h/x?sig={SECRET}"], ["--from", "http://h/x"]),
         ([f"http://me:{SECRET}@h/x?token={SECRET}"], ["http://h/x"]),
-        (["--api-key", "--secret", "7"], ["--api-key", HIDDEN, "7"]),
+        (["--api-key", "--secret", "7"], ["--api-key", REDACTED, "7"]),
     ],
 )  # fmt: skip
 def test_secret_words_of_a_command_line_are_hidden(
@@ -53,8 +54,8 @@ def test_values_of_the_environment_are_hidden_and_its_names_shown() -> None:
     shown = launched(env={"HF_TOKEN": SECRET})
     changed = public_value("pools[p].launch.env.HF_TOKEN", SECRET)
 
-    assert shown["env"] == {"HF_TOKEN": HIDDEN}
-    assert changed == HIDDEN
+    assert shown["env"] == {"HF_TOKEN": REDACTED}
+    assert changed == REDACTED
 
 
 @pytest.mark.parametrize(
@@ -64,11 +65,12 @@ def test_values_of_the_environment_are_hidden_and_its_names_shown() -> None:
         (f"https://me:{SECRET}@h/a", "https://h/a"),
         (f"https://me:p@{SECRET}@h", "https://h"),
         (f"http://h?token={SECRET}", "http://h"),
+        (f"http://h/a#token={SECRET}", "http://h/a"),
         ("http://h:1/a", "http://h:1/a"),
         ("what? no address", "what? no address"),
     ],
 )
-def test_addresses_lose_their_user_and_their_query(address: str, shown: str) -> None:
+def test_addresses_lose_their_user_query_and_fragment(address: str, shown: str) -> None:
     value = public_value("pools[p].replicas", [{"id": "r", "url": address}])
 
     assert value == [{"id": "r", "url": shown}]
@@ -79,4 +81,4 @@ def test_a_pool_that_comes_with_a_reload_hides_the_same() -> None:
 
     value = public_value("pools[p]", pool)
 
-    assert value["launch"] == {"args": ["--api-key", HIDDEN], "env": {"A": HIDDEN}}
+    assert value["launch"] == {"args": ["--api-key", REDACTED], "env": {"A": REDACTED}}

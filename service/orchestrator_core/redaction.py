@@ -1,9 +1,9 @@
 """Command lines and addresses as they may be shown: without what is, or may hold, a secret.
 
 Off every task's path: what `llama-orch pools plan` prints and `GET /v1/config` answers goes through
-here. The invariant: what follows an option or variable that is named for a key, token, secret or
-password is not shown, nor are the user part and the query of an address.
-Requirements: OC-CTRL-2041.
+here; it lies this low because pool manager and orchestrator both show command lines. The invariant:
+what follows an option or variable that is named for a key, token, secret or password is not shown,
+nor are the user part, query and fragment of an address. Requirements: OC-CTRL-2041.
 """
 
 from __future__ import annotations
@@ -11,7 +11,8 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator
 
-HIDDEN = "[redacted]"
+# What stands where a secret was.
+REDACTED = "[redacted]"
 
 _NAME = r"\S*?(?:api[-_]?key|token|secret|password)"
 # The next word is its value.
@@ -23,11 +24,11 @@ _EMBEDDED = re.compile(
     rf"((?<!\S)(?:-{_NAME}[\s=]\s*|{_NAME}=))(?:\"[^\"]*\"|'[^']*'|\S+)", re.IGNORECASE
 )
 _USER_PART = re.compile(r"(?<=://)[^/\s]*@")
-_QUERY = re.compile(r"(://[^\s?#]*)\?[^\s#]*")
+_QUERY = re.compile(r"(://[^\s?#]*)[?#]\S*")
 
 
 def shown_text(text: str) -> str:
-    """The text, its addresses without user part and query."""
+    """The text, its addresses without user part, query and fragment."""
     return _QUERY.sub(r"\1", _USER_PART.sub("", text)) if "://" in text else text
 
 
@@ -37,10 +38,10 @@ def shown_words(words: Iterable[str]) -> Iterator[str]:
     for word in map(shown_text, words):
         if hide:
             hide = False
-            yield HIDDEN
+            yield REDACTED
             continue
         hide = _OPTION.match(word) is not None
         if (assigned := _ASSIGNED.match(word)) is not None:
-            yield assigned[0] + HIDDEN
+            yield assigned[0] + REDACTED
         else:
-            yield _EMBEDDED.sub(rf"\1{HIDDEN}", word)
+            yield _EMBEDDED.sub(rf"\1{REDACTED}", word)
