@@ -13,6 +13,7 @@ from orch_cli.exit_codes import EPILOG, ExitCode
 from orch_cli.output import Output
 from orch_cli.profiles import JsonOption
 from orch_cli.serve import configuration_failure
+from orchestrator_core.units import counted
 
 group = typer.Typer(
     no_args_is_help=True,
@@ -80,7 +81,7 @@ def validate(
         }
         output.json({"valid": True, "warnings": list(loaded.warnings), "quotas": rows})
         return
-    output.note(f"{file}: valid, {_count(len(loaded.config.pools), 'pool')}", "bold green")
+    output.note(f"{file}: valid, {counted(len(loaded.config.pools), 'pool')}", "bold green")
     for warning in loaded.warnings:
         output.note(f"warning: {warning}", "yellow")
     output.table(
@@ -148,10 +149,6 @@ def _fields(row: Any) -> dict[str, Any]:
 
 def _rate(limit_rps: float | None) -> str:
     return "unlimited" if limit_rps is None else f"{limit_rps:g}/s"
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 def register(app: typer.Typer) -> None:

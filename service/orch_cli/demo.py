@@ -23,8 +23,9 @@ from rich.rule import Rule
 from rich.text import Text
 
 from orch_cli.demo_service import DemoService
-from orch_cli.exit_codes import CliError, ExitCode, seconds
+from orch_cli.exit_codes import CliError, ExitCode
 from orch_cli.output import Output, visible
+from orchestrator_core.units import duration
 from orchqueue_v1.sse import EndEvent, ErrorEvent, MetricsEvent, StreamEvent, TokenEvent
 from orchqueue_v1.transport import Endpoint, OrchError, Request, SyncTransport
 from orchqueue_v1.types import AdmissionResponse, TaskRequest
@@ -161,7 +162,7 @@ class Demo:
         """Show what a refusal says."""
         policy = f" · policy {error.policy_label}" if error.policy_label else ""
         wait_ms = error.retry_after_ms
-        again = f" · retry after {seconds(wait_ms)}" if wait_ms is not None else ""
+        again = f" · retry after {duration(wait_ms)}" if wait_ms is not None else ""
         self.say(f"{error.status} {error.code}: {error.message}{policy}{again}", "yellow")
 
     def queue(self) -> None:
@@ -181,7 +182,7 @@ class Demo:
                 "Admitted",
                 ["task", "queue position", "start predicted after"],
                 [
-                    (task.task_id[:8], promise.queue_position, seconds(promise.predicted_start_ms))
+                    (task.task_id[:8], promise.queue_position, duration(promise.predicted_start_ms))
                     for task, promise in admitted
                 ],
             )

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from enum import IntEnum
 
+from orchestrator_core.units import duration
 from orchqueue_v1.transport import BAD_RESPONSE, STREAM_GAP, UNREACHABLE, OrchError
 
 
@@ -62,7 +63,7 @@ def hint_of(error: OrchError) -> str | None:
         return "the key is unknown here, or lacks the role for this command"
     if error.retriable and error.retry_after_ms is not None:
         return (
-            f"try again in {seconds(error.retry_after_ms)}; `--retry N` does it for you on submit"
+            f"try again in {duration(error.retry_after_ms)}; `--retry N` does it for you on submit"
         )
     if error.retriable:
         return "try again; `--retry N` does it for you on submit"
@@ -73,13 +74,3 @@ def hint_of(error: OrchError) -> str | None:
     if error.policy_label == "budget":
         return "the session's budget is spent; begin another session (leave --session out)"
     return None
-
-
-def seconds(duration_ms: float) -> str:
-    """Return milliseconds as a person says them: 750 ms, 1.5 s, 2 min 5 s."""
-    if duration_ms < 1000:
-        return f"{duration_ms:.0f} ms"
-    if duration_ms < 60_000:
-        return f"{duration_ms / 1000:.3g} s"
-    minutes, rest = divmod(round(duration_ms / 1000), 60)
-    return f"{minutes} min {rest} s"

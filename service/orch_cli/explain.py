@@ -8,10 +8,11 @@ from typing import Annotated, Any
 import typer
 from msgspec import UNSET
 
-from orch_cli.exit_codes import EPILOG, seconds
+from orch_cli.exit_codes import EPILOG
 from orch_cli.identifiers import uuid_argument
 from orch_cli.output import Output, visible
 from orch_cli.profiles import JsonOption, ProfileOption, UrlOption, choose
+from orchestrator_core.units import duration
 from orchqueue_v1.types import TaskExplanation
 
 TenantOption = Annotated[
@@ -53,7 +54,7 @@ def explain(
         "Decisions",
         ["after", "decision", "reason", "values"],
         [
-            (seconds(max(d.at_ms - began_ms, 0)), d.decision, d.reason, _values(d.values))
+            (duration(max(d.at_ms - began_ms, 0)), d.decision, d.reason, _values(d.values))
             for d in told.decisions
         ],
     )
@@ -71,10 +72,10 @@ def _standing(told: TaskExplanation) -> list[tuple[str, str]]:
     }
     rows = [(name, str(value)) for name, value in facts.items() if value is not UNSET]
     if told.predicted_start_ms is not UNSET:
-        rows.append(("starts in about", seconds(told.predicted_start_ms)))
+        rows.append(("starts in about", duration(told.predicted_start_ms)))
     if told.slack_ms is not UNSET:
         late = told.slack_ms < 0
-        margin = seconds(abs(told.slack_ms))
+        margin = duration(abs(told.slack_ms))
         rows.append(("slack", f"{margin} late" if late else margin))
     if told.on_time_probability is not UNSET:
         rows.append(("on time", f"{100 * told.on_time_probability:.0f} %"))

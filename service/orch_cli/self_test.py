@@ -13,10 +13,11 @@ from dataclasses import dataclass
 
 import typer
 
-from orch_cli.exit_codes import EPILOG, CliError, ExitCode, seconds
+from orch_cli.exit_codes import EPILOG, CliError, ExitCode
 from orch_cli.output import Output
 from orch_cli.profiles import Connection, JsonOption, ProfileOption, UrlOption, choose
 from orch_cli.task_defaults import Target, choose_target
+from orchestrator_core.units import duration
 from orchqueue_v1.sse import EndEvent, ErrorEvent, TokenEvent
 from orchqueue_v1.transport import DEFAULT_TIMEOUT_S, Endpoint, OrchError, Request, SyncTransport
 from orchqueue_v1.types import TaskRequest
@@ -61,7 +62,7 @@ def self_test(
             f"Self-test of {connection.url}",
             ["check", "result", "detail", "took"],
             [
-                (f.check, "ok" if f.passed else "FAILED", f.detail, seconds(f.took_ms))
+                (f.check, "ok" if f.passed else "FAILED", f.detail, duration(f.took_ms))
                 for f in findings
             ],
         )

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from orch_cli.exit_codes import EPILOG, CliError, ExitCode
+from orchestrator_core.units import counted
 
 
 def run(
@@ -68,10 +69,9 @@ def run(
 
 def configuration_failure(source: str, problems: list[str]) -> CliError:
     """Return the error that lists what is wrong with a configuration, one finding a line."""
-    count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
     lines = "".join(f"\n  {problem}" for problem in problems)
     return CliError(
-        f"{source}: {count}{lines}",
+        f"{source}: {counted(len(problems), 'problem')}{lines}",
         hint="`llama-orch config schema` shows every key with its rule and default",
         exit_code=ExitCode.USAGE,
     )

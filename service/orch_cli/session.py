@@ -7,10 +7,11 @@ from typing import Annotated
 import typer
 from msgspec import UNSET, UnsetType
 
-from orch_cli.exit_codes import EPILOG, seconds
+from orch_cli.exit_codes import EPILOG
 from orch_cli.identifiers import uuid_argument
 from orch_cli.output import Output
 from orch_cli.profiles import JsonOption, ProfileOption, UrlOption, choose
+from orchestrator_core.units import duration
 
 SessionId = Annotated[str, typer.Argument(metavar="SESSION_ID", help="The session.")]
 
@@ -79,7 +80,7 @@ def forget(
 def _known(value: float | UnsetType, unit: str = "", *, as_time: bool = False) -> str:
     if value is UNSET:
         return "unknown"
-    return seconds(value) if as_time else f"{value}{unit}"
+    return duration(value) if as_time else f"{value}{unit}"
 
 
 def _left(value: float | UnsetType, unit: str = "") -> str:

@@ -18,8 +18,9 @@ from rich.console import Group
 from rich.live import Live
 from rich.text import Text
 
-from orch_cli.exit_codes import ExitCode, seconds
+from orch_cli.exit_codes import ExitCode
 from orch_cli.output import Output, visible
+from orchestrator_core.units import counted, duration
 from orchqueue_v1.sse import (
     EndEvent,
     ErrorEvent,
@@ -122,27 +123,27 @@ class Progress:
 
     def waiting_line(self) -> str:
         """Return what to say while nothing is decoded yet."""
-        waited = seconds((self._clock_s() - self._begun_s) * 1000)
+        waited = duration((self._clock_s() - self._begun_s) * 1000)
         if self.started or self.promise is None:
             return f"waiting for the first token · {waited}"
         ahead = self.promise.queue_position
         place = "next in the queue" if ahead == 0 else f"{ahead} in the queue before it"
-        predicted = seconds(self.promise.predicted_start_ms)
+        predicted = duration(self.promise.predicted_start_ms)
         return f"{place} · start predicted after {predicted} · waiting {waited}"
 
     def rate_line(self) -> str:
         """Return tokens, rate and time to the first token, as far as they are known."""
-        parts = [f"{self.tokens} token{'' if self.tokens == 1 else 's'}"]
+        parts = [counted(self.tokens, "token")]
         if self.tokens_per_s is not None:
             parts.append(f"{self.tokens_per_s:.1f} tok/s")
         if self.first_token_ms is not None:
-            parts.append(f"first token after {seconds(self.first_token_ms)}")
+            parts.append(f"first token after {duration(self.first_token_ms)}")
         on_time = self.metrics.get("on_time_probability")
         if isinstance(on_time, int | float):
             parts.append(f"on time {on_time:.0%}")
         failovers = self.metrics.get("failovers")
         if isinstance(failovers, int) and failovers:
-            parts.append(f"{failovers} failover{'' if failovers == 1 else 's'}")
+            parts.append(counted(failovers, "failover"))
         if self.metrics.get("preempted") is True:
             parts.append("preempted")
         return " · ".join(parts)
@@ -250,7 +251,7 @@ class TerminalView(_View):
                     self._finish_row()
                 if event.data.result:
                     self._print(msgspec.json.encode(event.data.result).decode())
-                line = f"{self.progress.rate_line()} · decoded in {seconds(event.data.decode_ms)}"
+                line = f"{self.progress.rate_line()} · decoded in {duration(event.data.decode_ms)}"
                 self.output.console.print(Text(line, style="dim"))
             case _:
                 pass

@@ -17,13 +17,14 @@ from typing import Annotated, Any
 import msgspec
 import typer
 
-from orch_cli.exit_codes import EPILOG, CliError, ExitCode, seconds
+from orch_cli.exit_codes import EPILOG, CliError, ExitCode
 from orch_cli.output import Output, OutputFailed
 from orch_cli.profiles import Connection, JsonOption, ProfileOption, UrlOption, choose
 from orch_cli.stream import resume_note, still_running
 from orch_cli.stream_view import Progress, show_stream
 from orch_cli.task_defaults import Target, choose_target
 from orch_cli.task_options import checked_task
+from orchestrator_core.units import duration
 from orchqueue_v1.transport import UNREACHABLE, OrchError
 from orchqueue_v1.types import AdmissionResponse, TaskRequest
 
@@ -272,7 +273,9 @@ def submit_with_retries(
             doubled_ms = min(_BACKOFF_MS * 2 ** min(number, 16), bound_ms)
             wait_ms = doubled_ms if error.retry_after_ms is None else error.retry_after_ms
             why = "not reachable" if is_unreachable else error.message
-            output.note(f"{why}; try {number + 2} of {retries + 1} in {seconds(wait_ms)}", "yellow")
+            output.note(
+                f"{why}; try {number + 2} of {retries + 1} in {duration(wait_ms)}", "yellow"
+            )
             sleep(wait_ms / 1000)
     raise AssertionError("the loop above always returns or raises")
 
@@ -286,7 +289,7 @@ def _announce(
     line = (
         f"task {task.task_id} · session {task.session_id} · {task.engine} {task.model_ref}"
         f" · queue position {promise.queue_position}"
-        f" · start predicted after {seconds(promise.predicted_start_ms)}"
+        f" · start predicted after {duration(promise.predicted_start_ms)}"
     )
     if is_streamed:
         output.note(line)

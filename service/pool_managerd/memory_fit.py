@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+from orchestrator_core.units import counted
 from pool_managerd.memory_estimate import EstimatedLaunch, MemoryEstimate, Room, Shortage
 
 CTX_STEP_TOKENS = 256  # llama.cpp rounds contexts up to this
@@ -58,7 +59,7 @@ class Shortfall:
         lacks = "; ".join(map(str, self.shortages))
         ways = []
         if self.slots is not None:
-            ways.append(f"{_count(self.slots, 'slot')} instead of {self.estimate.slots}")
+            ways.append(f"{counted(self.slots, 'slot')} instead of {self.estimate.slots}")
         if self.ctx is not None:
             ways.append(f"ctx {self.ctx} instead of {self.estimate.ctx}")
         if not ways:
@@ -112,7 +113,3 @@ def _most(holds: Callable[[int], bool], least: int, limit: int) -> int | None:
         else:
             high = middle
     return low
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}{'' if number == 1 else 's'}"

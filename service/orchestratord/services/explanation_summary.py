@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from orchestrator_core.outlook import Outlook
 from orchestrator_core.queueing.share import ShareView
+from orchestrator_core.units import counted, duration
 from orchestratord.services.decisions import (
     Canceled,
     Decision,
@@ -31,16 +32,6 @@ _AGAIN = {
 }
 
 
-def duration(duration_ms: float) -> str:
-    """Milliseconds as a person says them: 750 ms, 3.4 s, 2 min 5 s."""
-    if duration_ms < 1000:
-        return f"{duration_ms:.0f} ms"
-    if duration_ms < 60_000:
-        return f"{duration_ms / 1000:.3g} s"
-    minutes, rest = divmod(round(duration_ms / 1000), 60)
-    return f"{minutes} min {rest} s"
-
-
 def waiting(
     flow: str, pool_id: str, outlook: Outlook, share: ShareView | None, last: Decision | None
 ) -> str:
@@ -58,7 +49,7 @@ def waiting(
         )
     elif isinstance(last, Moved):
         sentences.append(f"Pool {last.from_pool_id} takes it no more.")
-    place = f"behind {_count(outlook.position, 'task')}" if outlook.position else "next in turn"
+    place = f"behind {counted(outlook.position, 'task')}" if outlook.position else "next in turn"
     if not outlook.serving:
         place += "; no replica takes work there at the moment"
     elif outlook.held:
@@ -92,7 +83,7 @@ def running(replica_id: str, outlook: Outlook, last: Dispatched | None, now_ms: 
     if last.saved_ratio:
         grounds.append(f"a known prefix saves {_percent(last.saved_ratio)}")
     if last.tenant_tasks is not None:
-        grounds.append(f"{_count(last.tenant_tasks, 'task')} of its tenant nearby")
+        grounds.append(f"{counted(last.tenant_tasks, 'task')} of its tenant nearby")
     slack = _late(outlook.slack_ms)
     if not slack and outlook.slack_ms is not None:
         slack = [f"Should end {duration(outlook.slack_ms)} before its deadline."]
@@ -151,12 +142,8 @@ def _percent(ratio: float) -> str:
     return f"{100 * ratio:.0f} %"
 
 
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
-
-
 def _tokens(number: int) -> str:
-    return _count(number, "token")
+    return counted(number, "token")
 
 
 def _times(number: int) -> str:

@@ -18,14 +18,6 @@ def with_outlook(
     return Outlook(position, start_ms, 1000, slack_ms, 0.9, False, serving)
 
 
-@pytest.mark.parametrize(
-    ("duration_ms", "text"),
-    [(0, "0 ms"), (999, "999 ms"), (3400, "3.4 s"), (59_900, "59.9 s"), (125_000, "2 min 5 s")],
-)
-def test_times_as_people_say_them(duration_ms: int, text: str) -> None:
-    assert summary.duration(duration_ms) == text
-
-
 class TestWaiting:
     @pytest.mark.req("ORCH-3091", partial="a sentence")
     def test_place_and_share_decide(self) -> None:
