@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from harness_kit.http_probe import Event, HttpProbe, numbered, task, text_of
+from harness_kit.http_probe import numbered, replica_of, task, text_of
 from harness_kit.service_process import ServiceProcess, launched_pool
 
 MODEL = "builtin:smollm2"
@@ -41,24 +41,14 @@ def story(seed: int, **fields: Any) -> dict[str, Any]:
     return task(MODEL, prompt=PROMPT, max_tokens=TOKENS, seed=seed, sampling=SAMPLED, **fields)
 
 
-def submit(probe: HttpProbe, document: dict[str, Any]) -> None:
-    answer = probe.post("/v1/tasks", document)
-    assert answer.status == 202, answer
-
-
 def undisturbed(service: ServiceProcess, seed: int) -> str:
     """The text of a run that nobody disturbs."""
     document = story(seed)
     with service.probe() as probe:
-        submit(probe, document)
+        probe.submit(document)
         events = probe.stream(document["task_id"]).rest()
     assert events[-1].name == "end"
     return text_of(events)
-
-
-def replica_of(events: list[Event]) -> str:
-    """Where the task runs, as its metrics events say."""
-    return str([event.data["replica_id"] for event in events if event.name == "metrics"][-1])
 
 
 @pytest.mark.req("ORCH-3201", "ORCH-3023")
@@ -71,9 +61,9 @@ def test_an_engine_killed_in_mid_stream_costs_a_strict_task_nothing_but_a_pause(
     expected = undisturbed(ready, seed=11)
     document = story(11)
     with ready.probe() as probe:
-        submit(probe, document)
+        probe.submit(document)
         stream = probe.stream(document["task_id"])
-        events = stream.take(12, numbered=False)
+        events = [*stream.through("metrics"), *stream.take(12)]
 
         os.kill(ready.engine_pids()[replica_of(events)], signal.SIGKILL)
         events += stream.rest()
@@ -97,9 +87,9 @@ def test_an_engine_killed_in_mid_stream_costs_a_strict_task_nothing_but_a_pause(
 def test_an_engine_killed_in_mid_stream_resets_a_best_effort_task(ready: ServiceProcess) -> None:
     document = story(12, determinism="best_effort")
     with ready.probe() as probe:
-        submit(probe, document)
+        probe.submit(document)
         stream = probe.stream(document["task_id"])
-        events = stream.take(8, numbered=False)
+        events = [*stream.through("metrics"), *stream.take(8)]
 
         os.kill(ready.engine_pids()[replica_of(events)], signal.SIGKILL)
         events += stream.rest()
@@ -120,7 +110,7 @@ def test_both_engines_say_the_same_at_once_and_alone(ready: ServiceProcess) -> N
     documents = [story(13) for _ in range(4)]  # two on each engine
     with ready.probe() as probe:
         for document in documents:
-            submit(probe, document)
+            probe.submit(document)
         streams = [probe.stream(document["task_id"]).rest() for document in documents]
 
     assert [text_of(events) for events in streams] == [expected] * 4
@@ -138,8 +128,8 @@ def test_the_service_killed_in_mid_stream_goes_on_after_its_restart_byte_for_byt
     expected = undisturbed(ready, seed=14)
     document, waiting = story(14), story(15)
     with ready.probe() as probe:
-        submit(probe, document)
-        submit(probe, waiting)
+        probe.submit(document)
+        probe.submit(waiting)
         stream = probe.stream(document["task_id"])
         seen = numbered(stream.take(20))
         engines = set(ready.engine_pids().values())

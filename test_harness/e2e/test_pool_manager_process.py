@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from harness_kit.http_probe import Event, HttpProbe, task, text_of
+from harness_kit.http_probe import replica_of, task, text_of
 from harness_kit.manager_process import ManagerProcess
 from harness_kit.service_process import CONTROL_KEY, POOL, ServiceProcess, launched_pool
 from harness_kit.waiting import wait_until
@@ -57,21 +57,12 @@ def story(seed: int, tokens: int = TOKENS) -> dict[str, Any]:
     return task(MODEL, prompt=PROMPT, max_tokens=tokens, seed=seed, sampling=SAMPLED)
 
 
-def submit(probe: HttpProbe, document: dict[str, Any]) -> None:
-    answer = probe.post("/v1/tasks", document)
-    assert answer.status == 202, answer
-
-
 def undisturbed(service: ServiceProcess, seed: int) -> str:
     """The text of a run that nobody disturbs."""
     document = story(seed)
     with service.probe() as probe:
-        submit(probe, document)
+        probe.submit(document)
         return text_of(probe.stream(document["task_id"]).rest())
-
-
-def replica_of(events: list[Event]) -> str:
-    return str([event.data["replica_id"] for event in events if event.name == "metrics"][-1])
 
 
 @pytest.mark.req("ORCH-3201", partial="causes other than a killed host, and a mismatch")
@@ -87,9 +78,9 @@ def test_a_manager_killed_in_mid_stream_costs_a_strict_task_nothing(tmp_path: Pa
         engines = {"m0.p0-0": first.engine_pids(), "m1.p0-0": second.engine_pids()}
         document = story(21)
         with service.probe() as probe:
-            submit(probe, document)
+            probe.submit(document)
             stream = probe.stream(document["task_id"])
-            events = stream.take(12, numbered=False)
+            events = [*stream.through("metrics"), *stream.take(12)]
             name = replica_of(events)
 
             {"m0.p0-0": first, "m1.p0-0": second}[name].kill()
@@ -114,7 +105,7 @@ def test_a_restarted_orchestrator_gets_its_engines_back_and_serves_what_was_admi
         engines = only.engine_pids()
         document = story(22)
         with service.probe() as probe:
-            submit(probe, document)
+            probe.submit(document)
             probe.stream(document["task_id"]).take(8, numbered=True)
             service.kill()
 
@@ -136,7 +127,7 @@ def test_sigterm_lets_a_stream_end_on_its_engine_and_leaves_nothing(tmp_path: Pa
         pids = list(only.engine_pids().values())
         document = story(23)
         with service.probe() as probe:
-            submit(probe, document)
+            probe.submit(document)
             stream = probe.stream(document["task_id"])
             events = stream.take(4, numbered=False)
             only.terminate()

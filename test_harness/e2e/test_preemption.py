@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from harness_kit.gated_engine import GatedEngine, words_by_seed
-from harness_kit.http_probe import Event, HttpProbe, numbered, task, text_of
+from harness_kit.http_probe import Event, numbered, task, text_of
 from harness_kit.service_process import MODEL, ServiceProcess, external_pool, launched_pool
 
 TOKENS = 400
@@ -23,11 +23,6 @@ SLOW_S = 60.0
 
 def hard(**requirements: Any) -> dict[str, Any]:
     return {"mode": "hard", "hard_requirements": requirements}
-
-
-def submit(probe: HttpProbe, document: dict[str, Any]) -> None:
-    answer = probe.post("/v1/tasks", document)
-    assert answer.status == 202, answer
 
 
 def batch(**fields: Any) -> dict[str, Any]:
@@ -60,11 +55,11 @@ def test_an_urgent_task_interrupts_a_running_one_which_goes_on_byte_for_byte(
         service.probe() as reader,
     ):
         engine.hold(SENT)
-        submit(probe, long)
+        probe.submit(long)
         stream = reader.stream(long["task_id"])
         events = stream.take(SENT + 1)
 
-        submit(probe, urgent)  # by the estimator's first guess the other one takes eight seconds
+        probe.submit(urgent)  # by the estimator's first guess the other one takes eight seconds
         quick = probe.stream(urgent["task_id"]).rest()
         engine.allow()
         events += stream.rest()
@@ -106,10 +101,10 @@ def test_what_the_configuration_protects_keeps_its_slot(
     long, urgent = batch(), task(MODEL, max_tokens=2, deadline_ms=3_000, prompt="u")
     with ServiceProcess(tmp_path, pool) as service, service.probe() as probe:
         engine.hold(SENT)
-        submit(probe, long)
+        probe.submit(long)
         engine.wait_busy(1)
 
-        submit(probe, urgent)
+        probe.submit(urgent)
         asked = [seen.body["prompt"] for seen in engine.decodes]
         engine.allow()
         events = probe.stream(long["task_id"]).rest()
@@ -133,10 +128,10 @@ def test_an_interrupted_task_survives_a_kill_byte_for_byte(
     with ServiceProcess(tmp_path, pool) as service:
         with service.probe() as probe, service.probe() as reader:
             engine.hold(SENT)
-            submit(probe, long)
+            probe.submit(long)
             stream = reader.stream(long["task_id"])
             seen = numbered(stream.take(SENT + 1))
-            submit(probe, urgent)
+            probe.submit(urgent)
             while not stream.until("metrics").data["preempted"]:
                 pass
             service.kill()
@@ -164,10 +159,10 @@ def test_a_full_queue_lets_an_urgent_task_in_at_the_expense_of_a_waiting_one(
     waiting = batch()
     with ServiceProcess(tmp_path, pool) as service, service.probe() as probe:
         engine.hold()
-        submit(probe, batch())
-        submit(probe, waiting)
+        probe.submit(batch())
+        probe.submit(waiting)
 
-        submit(probe, task(MODEL))
+        probe.submit(task(MODEL))
         (error,) = probe.stream(waiting["task_id"]).rest()
 
         counted = service.metric("preemptions_total", mode="soft", engine="llamacpp")
@@ -196,15 +191,15 @@ def test_a_real_engine_is_interrupted_and_resumes_byte_for_byte(tmp_path: Path) 
         service.probe() as reader,
     ):
         service.wait_metric("replica_ready", 1, SLOW_S)
-        submit(probe, long)
+        probe.submit(long)
         stream = reader.stream(long["task_id"])
         events = stream.take(12, numbered=False)
 
-        submit(probe, urgent)
+        probe.submit(urgent)
         quick = probe.stream(urgent["task_id"]).rest()
         events += stream.rest()
 
-        submit(probe, alone)
+        probe.submit(alone)
         expected = probe.stream(alone["task_id"]).rest()
         counters = [
             service.metric("preemptions_total", mode="hard", engine="llamacpp"),

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from harness_kit.http_probe import Event, task, text_of
+from harness_kit.http_probe import replica_of, task, text_of
 from harness_kit.service_process import MODEL, POOL, ServiceProcess, metric_in
 from harness_kit.waiting import wait_until
 from pool_managerd.processes import carriers_of, start_ticks
@@ -33,11 +33,11 @@ from harness_kit import fake_engine
 fake_engine.main()
 """
 
-# It says so at SIGUSR1, and goes on.
+# It says so at SIGUSR2, and goes on.
 PRINTS = f"""
 import signal, sys
 from harness_kit import fake_engine
-signal.signal(signal.SIGUSR1, lambda *_: print({CUDA_ERROR!r}, file=sys.stderr, flush=True))
+signal.signal(signal.SIGUSR2, lambda *_: print({CUDA_ERROR!r}, file=sys.stderr, flush=True))
 fake_engine.main()
 """
 
@@ -125,11 +125,6 @@ def test_a_crashing_engine_ends_in_broken_for_all_to_see_and_heals(tmp_path: Pat
     assert states == dict.fromkeys(states, 0.0) | {"Ready": 1.0}
 
 
-def replica_of(events: list[Event]) -> str:
-    """Where the task runs, as its metrics events say."""
-    return str([event.data["replica_id"] for event in events if event.name == "metrics"][-1])
-
-
 @pytest.mark.req("ORCH-3038", "ORCH-3053", "OC-POOL-3010", "OC-POOL-3030")
 @pytest.mark.req("ORCH-3201", partial="workers that die")
 def test_a_cuda_error_in_mid_stream_moves_a_strict_task_and_restarts_the_replica(
@@ -143,10 +138,10 @@ def test_a_cuda_error_in_mid_stream_moves_a_strict_task_and_restarts_the_replica
         document = task(MODEL, max_tokens=60, seed=5)
         probe.post("/v1/tasks", document)
         stream = probe.stream(document["task_id"])
-        events = stream.take(12, numbered=False)
+        events = [*stream.through("metrics"), *stream.take(12)]
         victim, pids = replica_of(events), service.engine_pids()
 
-        os.kill(pids[victim], signal.SIGUSR1)
+        os.kill(pids[victim], signal.SIGUSR2)
         events += stream.rest()
 
         (lost,) = service.wait_log("replica.state", replica_id=victim, state="Unready")

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from harness_kit.http_probe import Event, HttpProbe, numbered, task, text_of
+from harness_kit.http_probe import Event, numbered, task, text_of
 from harness_kit.service_process import CONTROL_KEY, POOL, ServiceProcess, launched_pool
 from harness_kit.waiting import wait_until
 from pool_managerd.model_files import find_model
@@ -79,11 +79,6 @@ def story(seed: int, max_tokens: int = 10, **fields: Any) -> dict[str, Any]:
     return task(MODEL, prompt=PROMPT, max_tokens=max_tokens, seed=seed, **fields)
 
 
-def submit(probe: HttpProbe, document: dict[str, Any]) -> None:
-    answer = probe.post("/v1/tasks", document)
-    assert answer.status == 202, answer
-
-
 def told(service: ServiceProcess, document: dict[str, Any]) -> list[Event]:
     """All events of a task that was admitted."""
     with service.probe() as probe:
@@ -94,7 +89,7 @@ def undisturbed(service: ServiceProcess, seed: int, max_tokens: int = 10) -> str
     """The text of a run that nobody disturbs."""
     document = story(seed, max_tokens)
     with service.probe() as probe:
-        submit(probe, document)
+        probe.submit(document)
     events = told(service, document)
     assert events[-1].name == "end"
     return text_of(events)
@@ -142,7 +137,7 @@ def test_forty_streams_under_way_and_a_client_who_goes_on_notice_nothing_of_a_re
     documents = [story(SEEDS[n % len(SEEDS)]) for n in range(STREAMS)]
     with ready.probe() as probe:
         for document in documents:
-            submit(probe, document)
+            probe.submit(document)
 
     with Customer(ready) as customer:
         order(ready, "reload", new_model_ref=copy)
@@ -169,7 +164,7 @@ def test_a_broken_model_changes_nothing(ready: ServiceProcess, tmp_path: Path) -
     served = health(ready)["model_ref"]
     document = story(21, 40)
     with ready.probe() as probe:
-        submit(probe, document)
+        probe.submit(document)
 
     with Customer(ready) as customer:
         order(ready, "reload", new_model_ref=f"file:{broken}")
@@ -191,7 +186,7 @@ def test_a_drain_s_deadline_in_mid_stream_costs_a_strict_task_nothing_but_a_paus
 ) -> None:
     expected, document = undisturbed(ready, 22, 40), story(22, 40)
     with ready.probe() as probe:
-        submit(probe, document)
+        probe.submit(document)
         stream = probe.stream(document["task_id"])
         events = stream.take(8, numbered=False)
         where = [event.data["replica_id"] for event in events if event.name == "metrics"][-1]
@@ -222,7 +217,7 @@ def test_a_canary_gets_its_share_and_is_rolled_back_without_a_loss(
     documents = [story(23) for _ in range(12)]
     with ready.probe() as probe:
         for document in documents:
-            submit(probe, document)
+            probe.submit(document)
 
     shown = order(ready, "rollback")
     wait_phase(ready, "rolled_back")
@@ -250,14 +245,14 @@ def test_a_canary_is_promoted_under_its_load(ready: ServiceProcess, copy: str) -
     first = [story(24, 2) for _ in range(12)]
     with ready.probe() as probe:
         for document in first:
-            submit(probe, document)
+            probe.submit(document)
     for document in first:
         told(ready, document)
     shares = completed(ready, first)
     documents = [story(24) for _ in range(12)]
     with ready.probe() as probe:
         for document in documents:
-            submit(probe, document)
+            probe.submit(document)
 
     order(ready, "promote")
     wait_phase(ready, "done")

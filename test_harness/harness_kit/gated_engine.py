@@ -66,7 +66,6 @@ class GatedEngine:
         self.loading = False
         self.decodes: list[DecodeSeen] = []
         self.port = 0
-        self.tokenized = 0
         self._gate = NO_GATE
         self._moved = asyncio.Event()
         self._loop = asyncio.new_event_loop()
@@ -203,7 +202,6 @@ class GatedEngine:
                 busy = self.busy
                 return 200, [{"id": i, "is_processing": i < busy} for i in range(self.slots)]
             case "/tokenize":
-                self.tokenized += 1
                 return 200, {"tokens": list(range(len(json.loads(body)["content"].split())))}
             case "/apply-template":
                 turns = json.loads(body)["messages"]

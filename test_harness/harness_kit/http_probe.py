@@ -219,7 +219,13 @@ class HttpProbe:
                 return
             yield chunk[:-2]
 
-    # --- streams -----------------------------------------------------------------------------
+    # --- tasks -------------------------------------------------------------------------------
+
+    def submit(self, document: Mapping[str, Any]) -> Answer:
+        """The promise to a task; AssertionError where it is refused."""
+        answer = self.post("/v1/tasks", document)
+        assert answer.status == 202, answer
+        return answer
 
     def stream(self, task_id: str, after: int | str | None = None, **headers: str) -> EventStream:
         """Open a task's stream; `after` is sent as Last-Event-ID."""
@@ -269,7 +275,6 @@ class EventStream:
         self._answers = probe.answering
         if status == 200:
             tell(*self._answers, status, headers, None)
-        self.comments = 0
         self.complete = False
         """Whether the response came to its proper end (the last chunk)."""
         self._chunks = probe.chunks()
@@ -296,16 +301,22 @@ class EventStream:
                     raise
             block, self._left = self._left[:end], self._left[end + 2 :]
             event = parse_block(block)
-            if event is not None:
+            if event is not None:  # else a comment: a sign of life
                 tell_event(event.name, event.id, event.data)
                 return event
-            self.comments += 1
 
     def until(self, name: str) -> Event:
         """Read on to the next event of that name. Raises `ProbeError` when there is none."""
+        return self.through(name)[-1]
+
+    def through(self, name: str) -> list[Event]:
+        """The next events, the last of them the first of that name. Raises `ProbeError` when
+        there is none."""
+        taken: list[Event] = []
         for event in self:
+            taken.append(event)
             if event.name == name:
-                return event
+                return taken
         raise ProbeError(f"the stream ended without {name}")
 
     def take(self, count: int, *, numbered: bool = True) -> list[Event]:
@@ -342,6 +353,11 @@ def numbered(events: list[Event]) -> list[Event]:
 def text_of(events: list[Event]) -> str:
     """The joined text of the tokens."""
     return "".join(event.data["t"] for event in events if event.name == "token")
+
+
+def replica_of(events: list[Event]) -> str:
+    """Where a task ran last, as its metrics events say."""
+    return str([event.data["replica_id"] for event in events if event.name == "metrics"][-1])
 
 
 def task(model_ref: str, /, **fields: Any) -> dict[str, Any]:
