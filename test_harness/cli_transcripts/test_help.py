@@ -2,26 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any
-
 import pytest
 from syrupy.assertion import SnapshotAssertion
-from typer.main import get_command
 from typer.testing import CliRunner
 
+from harness_kit.scripted_cli import every_command
 from orch_cli.main import app
 
 
-def commands(command: Any, words: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
-    """The words of each command and group, the root's first."""
-    yield words
-    for name, below in getattr(command, "commands", {}).items():
-        yield from commands(below, (*words, name))
-
-
 @pytest.mark.req("OC-CLI-8001", partial="what the commands do")
-@pytest.mark.parametrize("words", tuple(commands(get_command(app))), ids=" ".join)
+@pytest.mark.parametrize("words", tuple(every_command()), ids=" ".join)
 def test_what_help_says(
     words: tuple[str, ...], snapshot: SnapshotAssertion, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -7,11 +7,10 @@ from pathlib import Path
 
 import pytest
 from jsonschema import Draft202012Validator
-from typer.testing import CliRunner, Result
 
 import orchestratord.app
+from harness_kit.scripted_cli import run
 from orch_cli.exit_codes import CliError
-from orch_cli.main import app
 from orch_cli.profiles import choose
 from orchestratord.api.keys import verify
 from orchestratord.configuration import ConfigError, Problem
@@ -23,10 +22,6 @@ auth: { keys: [ { id: dev, tenant: acme, roles: [data], key_env: ACME_KEY } ] }
 pools:
   - { id: p0, engine: llamacpp, model: "builtin:smollm2", ctx: 2048, launch: {} , devices: [0] }
 """
-
-
-def run(*arguments: str, stdin: str | None = None, **environment: str) -> Result:
-    return CliRunner().invoke(app, list(arguments), input=stdin, env=environment)
 
 
 @pytest.fixture

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -42,13 +41,6 @@ WAITING: dict[str, Any] = {
         },
     ],
 }
-
-
-@pytest.fixture(autouse=True)
-def own_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    for name in ("LLAMA_ORCH_URL", "LLAMA_ORCH_API_KEY", "LLAMA_ORCH_CONFIG"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
 
 
 def run(server: ScriptedServer, *arguments: str) -> Result:

@@ -7,14 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from typer.testing import CliRunner, Result
 
 from harness_kit.model_files import gguf_bytes, llama_metadata, llama_tensors
-from orch_cli.main import app
-
-
-def run(*arguments: str) -> Result:
-    return CliRunner().invoke(app, list(arguments))
+from harness_kit.scripted_cli import run
 
 
 def configuration(folder: Path, *pools: dict[str, Any]) -> str:

@@ -5,10 +5,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from typer.testing import CliRunner, Result
+from typer.testing import Result
 
+from harness_kit.scripted_cli import run
 from orch_cli.exit_codes import CliError
-from orch_cli.main import app
 from orch_cli.simulated_fleet import deadline_ranges, fleet, priority_mix, tenant_names
 from orch_simulator.workload import DeadlineRange
 from orchestrator_core.task import Priority
@@ -32,10 +32,6 @@ pools:
 """
 
 RUN = ("simulate", "--poisson", "--tasks", "60", "--rate", "6")
-
-
-def run(*arguments: str) -> Result:
-    return CliRunner().invoke(app, list(arguments), env={"LLAMA_ORCH_CONFIG": ""})
 
 
 @pytest.fixture
