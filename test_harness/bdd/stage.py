@@ -31,6 +31,7 @@ from harness_kit.service_process import (
     OTHER_TENANT_KEY,
     ServiceProcess,
     external_pool,
+    model_of,
 )
 from harness_kit.waiting import wait_until
 
@@ -59,11 +60,6 @@ class Model:
 
     engine: str
     ref: str
-
-
-def model_of(pool: str) -> str:
-    """The model that only this pool serves."""
-    return f"file:/models/{pool}.gguf"
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,9 +135,10 @@ class Stage:
         return self._scenery
 
     def tidy(self) -> None:
-        """Every task comes to its end; a stage that cannot be tidied is
-        struck, and that is the failure of the scenario that left it. One whose configuration file
-        was changed is struck as well.
+        """Every task comes to its end.
+
+        A stage that cannot be tidied is struck, and that is the failure of the scenario that left
+        it. One whose configuration file was changed is struck as well.
         """
         if self._scenery is None:
             return

@@ -23,19 +23,13 @@ from orch_tools.features import OWN_SERVICE
 
 ROOT = Path(__file__).resolve().parents[2]
 SCENARIOS = ROOT / "test_harness" / "bdd" / "test_features.py"
-# In the order of the files, without what pytest prints and keeps for itself. That pytest-bdd is
-# imported already, here, is no matter.
-OPTIONS: tuple[str, ...] = (
-    "-p",
-    "no:randomly",
-    "-p",
-    "no:cacheprovider",
-    "-p",
-    "no:terminal",
-    "--capture=sys",
+OPTIONS = (
+    # In the order of the files, without what pytest prints and keeps for itself.
+    *("-p", "no:randomly", "-p", "no:cacheprovider", "-p", "no:terminal", "--capture=sys"),
+    *("-p", "no:schemathesis"),  # a second of imports that no scenario uses
+    # pytest-bdd is imported here already; its own assertions need no rewriting.
+    *("-W", "ignore::pytest.PytestAssertRewriteWarning"),
 )
-OPTIONS += ("-p", "no:schemathesis")  # a second of imports that no scenario uses
-OPTIONS += ("-W", "ignore::pytest.PytestAssertRewriteWarning")
 
 
 class CannotPlay(Exception):

@@ -30,12 +30,12 @@ def refusals(plane: str) -> Iterator[Interaction]:
             {},
             "the key has no role but metrics",
         )
-        if "{id}" in operation.path and operation.id not in NOT_SERVED | _TAKES_ANY_ID:
+        if "{id}" in operation.path and operation.id not in {*NOT_SERVED, *_TAKES_ANY_ID}:
             yield _unknown(operation)
 
 
 # An id that is not known yet is a registration.
-_TAKES_ANY_ID = {"register_pool_manager": None}
+_TAKES_ANY_ID = frozenset({"register_pool_manager"})
 
 
 def _refused(

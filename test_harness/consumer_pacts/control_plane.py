@@ -6,8 +6,8 @@ from typing import Any
 
 from pact import match
 
-from consumer_pacts.interaction import Interaction, envelope, model_of
-from harness_kit.service_process import CONTROL_KEY, DATA_KEY
+from consumer_pacts.interaction import Interaction, envelope
+from harness_kit.service_process import CONTROL_KEY, DATA_KEY, model_of
 
 READY = "the service is ready"
 WORD = match.regex("Ready", regex=r"^[A-Za-z]+$")

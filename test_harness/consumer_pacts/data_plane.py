@@ -16,9 +16,8 @@ from consumer_pacts.interaction import (
     Stream,
     envelope,
     id_of,
-    model_of,
 )
-from harness_kit.service_process import CONTROL_KEY
+from harness_kit.service_process import CONTROL_KEY, model_of
 
 READY = "the pool open is ready"
 ENGINE = "llamacpp"

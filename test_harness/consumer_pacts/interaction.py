@@ -32,11 +32,6 @@ def id_of(what: str) -> str:
     return str(uuid.uuid5(_IDS, what))
 
 
-def model_of(pool: str) -> str:
-    """The model that only this pool of the provider serves."""
-    return f"file:/models/{pool}.gguf"
-
-
 @dataclass(frozen=True, slots=True)
 class Interaction:
     """One request and its answer, in a state of the provider that a sentence names.

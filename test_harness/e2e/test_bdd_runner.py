@@ -19,9 +19,9 @@ from typer.testing import CliRunner
 
 from bdd.selection import FEATURES
 from bdd_runner.main import app
+from harness_kit.engine_process import free_port
 from harness_kit.fake_engine import FakeEngine
 from harness_kit.fake_engine_script import FakeScript
-from harness_kit.llamacpp_engine import free_port
 from harness_kit.report_files import report_file
 from harness_kit.scripted_server import (
     Answer,

@@ -16,6 +16,7 @@ from harness_kit.service_process import (
     OTHER_TENANT_KEY,
     ServiceProcess,
     external_pool,
+    model_of,
 )
 from harness_kit.waiting import wait_until
 
@@ -45,10 +46,6 @@ POOLS: dict[str, dict[str, Any]] = {
 }
 
 
-def model(pool: str) -> str:
-    return f"file:/models/{pool}.gguf"
-
-
 @pytest.fixture(scope="module")
 def engines() -> Iterator[dict[str, GatedEngine]]:
     with ExitStack() as stack:
@@ -63,7 +60,7 @@ def service(
     engines: dict[str, GatedEngine], tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[ServiceProcess]:
     pools = [
-        external_pool(engines[name].url, pool_id=name, model=model(name), **overrides)
+        external_pool(engines[name].url, pool_id=name, model=model_of(name), **overrides)
         for name, overrides in POOLS.items()
     ]
     with ServiceProcess(tmp_path_factory.mktemp("backpressure"), *pools) as running:
@@ -97,7 +94,7 @@ def held(service: ServiceProcess, engine: GatedEngine, pool: str) -> Iterator[No
 
 
 def submit(probe: HttpProbe, pool: str, **fields: Any) -> tuple[Answer, dict[str, Any]]:
-    document = task(model(pool), **fields)
+    document = task(model_of(pool), **fields)
     return probe.post("/v1/tasks", document), document
 
 

@@ -9,15 +9,11 @@ import pytest
 
 from harness_kit.gated_engine import GatedEngine
 from harness_kit.http_probe import HttpProbe, numbered, task
-from harness_kit.service_process import ServiceProcess, external_pool
+from harness_kit.service_process import ServiceProcess, external_pool, model_of
 
 IDLE_MS = 700
 WALL_MS = 2500  # the hub's metrics events, one a second, tell how late it is
 FAR_MS = 60_000
-
-
-def model(pool: str) -> str:
-    return f"file:/models/{pool}.gguf"
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +31,7 @@ def service(
         "wall": {"wall_ms": WALL_MS, "idle_ms": FAR_MS},
     }
     pools = [
-        external_pool(engine.url, pool_id=name, model=model(name), timeouts=timeouts[name])
+        external_pool(engine.url, pool_id=name, model=model_of(name), timeouts=timeouts[name])
         for name, engine in engines.items()
     ]
     with ServiceProcess(tmp_path_factory.mktemp("timeouts"), *pools) as running:
@@ -51,7 +47,7 @@ def probe(service: ServiceProcess) -> Iterator[HttpProbe]:
 
 
 def admit(probe: HttpProbe, pool: str, **fields: Any) -> str:
-    document = task(model(pool), **fields)
+    document = task(model_of(pool), **fields)
     assert probe.post("/v1/tasks", document).status == 202
     return str(document["task_id"])
 

@@ -47,6 +47,11 @@ POOL = "p0"
 START_TIMEOUT_S = 60.0
 
 
+def model_of(pool_id: str) -> str:
+    """The model that only this pool serves."""
+    return f"file:/models/{pool_id}.gguf"
+
+
 def external_pool(*urls: str, pool_id: str = POOL, **overrides: Any) -> dict[str, Any]:
     """A pool of engines at `urls`, replicas `r0`, `r1` and so on."""
     pool: dict[str, Any] = {

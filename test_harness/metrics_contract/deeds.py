@@ -17,9 +17,9 @@ from harness_kit import nvml_library
 from harness_kit.gated_engine import GatedEngine
 from harness_kit.http_probe import HttpProbe, task
 from harness_kit.model_files import gguf_bytes, llama_metadata, llama_tensors
-from harness_kit.service_process import CONTROL_KEY
+from harness_kit.service_process import CONTROL_KEY, model_of
 from harness_kit.waiting import wait_until
-from metrics_contract.stage import WAIT_S, Stage, model_of
+from metrics_contract.stage import WAIT_S, Stage
 from pool_managerd.model_import import import_file
 from pool_managerd.model_store import ModelStore
 

@@ -30,29 +30,15 @@ from harness_kit.service_process import (
     OTHER_TENANT_KEY,
     ServiceProcess,
     external_pool,
+    model_of,
 )
 from orch_tools.codegen_alerts import ALERTS_PATH
 
 WAIT_S = 60.0
 SCRAPE_MS = 250
 
-# It ends for want of GPU memory when it is told so.
-ENGINE = """
-import os, signal, sys
-from harness_kit import fake_engine
-
-def out_of_memory(*_):
-    print("cudaMalloc failed: out of memory", flush=True)
-    os._exit(1)
-
-signal.signal(signal.SIGUSR1, out_of_memory)
-fake_engine.main()
-"""
-
-
-def model_of(pool_id: str) -> str:
-    """Each pool has a model of its own, so that a task names its pool."""
-    return f"file:/models/{pool_id}.gguf"
+# At SIGUSR1 it ends for want of GPU memory.
+ENGINE = [sys.executable, "-m", "harness_kit.fake_engine", "--port", "{port}", "--ctx", "8192"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,11 +80,8 @@ class Stage:
         return str(document["task_id"])
 
 
-def launched(directory: Path) -> dict[str, Any]:
+def launched() -> dict[str, Any]:
     """A pool of one engine process on GPU 0."""
-    script = directory / "engine.py"
-    script.write_text(ENGINE, encoding="utf-8")
-    command = [sys.executable, str(script), "--port", "{port}", "--ctx", "8192"]
     pool = {
         "id": "gpu",
         "engine": "llamacpp",
@@ -107,7 +90,7 @@ def launched(directory: Path) -> dict[str, Any]:
         "sampler_profile_version": "v1",
         "devices": [0],
     }
-    return pool | {"launch": {"command": command, "args": ["--token-interval-ms", "20"]}}
+    return pool | {"launch": {"command": ENGINE, "args": ["--token-interval-ms", "20"]}}
 
 
 @contextmanager
@@ -133,7 +116,7 @@ def standing(directory: Path, nvml: ScriptedNvml) -> Iterator[Stage]:
             ),
             external_pool(first.url, second.url, pool_id="pair", model=model_of("pair")),
             external_pool(steady.url, pool_id="steady", model=model_of("steady"), ctx=4096),
-            launched(directory),
+            launched(),
             external_pool(pool_id="hosted", model=model_of("hosted"), managed=True),
         ]
         service = ServiceProcess(

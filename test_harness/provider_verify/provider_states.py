@@ -21,10 +21,9 @@ from typing import Any
 import yaml
 
 from consumer_pacts.data_plane import task
-from consumer_pacts.interaction import model_of
 from harness_kit.gated_engine import GatedEngine
 from harness_kit.http_probe import Answer
-from harness_kit.service_process import ALL_KEY, ServiceProcess, external_pool
+from harness_kit.service_process import ALL_KEY, ServiceProcess, external_pool, model_of
 from harness_kit.waiting import wait_until
 
 WAIT_S = 20.0
