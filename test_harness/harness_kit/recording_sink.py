@@ -6,7 +6,7 @@ import asyncio
 import json
 from collections.abc import Callable
 
-from worker_adapters.adapter_api.types import DecodeEnd, EngineError
+from worker_adapters.adapter_api.types import DecodeEnd, DecodeRequest, EngineClient, EngineError
 
 WAIT_S = 30.0  # a bound for a busy machine, not an expectation
 
@@ -74,3 +74,11 @@ class RecordingSink:
     def _note(self, call: str) -> None:
         self.calls.append(call)
         self._heard.set()
+
+
+async def decoded(client: EngineClient, request: DecodeRequest) -> RecordingSink:
+    """What was heard of `request`, decoded to its end."""
+    sink = RecordingSink()
+    client.decode(request, sink)
+    await sink.until_over()
+    return sink

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from harness_kit.engine_targets import CTX, SLOTS, TARGETS, EngineTarget, RunningEngine
-from harness_kit.recording_sink import WAIT_S, RecordingSink
+from harness_kit.recording_sink import WAIT_S, RecordingSink, decoded
 from worker_adapters.adapter_api import metric_names
 from worker_adapters.adapter_api.types import (
     Decode,
@@ -39,14 +39,6 @@ def request_of(
     cold: bool = True,
 ) -> DecodeRequest:
     return DecodeRequest(prompt, max_tokens, seed, sampling, cold, "conformance-1")
-
-
-async def decoded(client: EngineClient, request: DecodeRequest) -> RecordingSink:
-    """`request` decoded to its end."""
-    sink = RecordingSink()
-    client.decode(request, sink)
-    await sink.until_over()
-    return sink
 
 
 async def wait_for_busy(client: EngineClient, count: int) -> None:

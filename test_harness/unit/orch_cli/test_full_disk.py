@@ -10,16 +10,8 @@ from pathlib import Path
 import pytest
 from typer.main import get_command
 
-from harness_kit.scripted_cli import (
-    TASK,
-    service,
-)
-from harness_kit.scripted_server import (
-    end,
-    started,
-    stream_answer,
-    token,
-)
+from harness_kit.scripted_cli import TASK, service
+from harness_kit.scripted_server import end, started, stream_answer, token
 from orch_cli.main import app, main
 
 

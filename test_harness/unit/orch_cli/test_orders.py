@@ -6,17 +6,8 @@ import json
 
 import pytest
 
-from harness_kit.scripted_cli import (
-    CAPABILITIES,
-    SESSION,
-    TASK,
-    run,
-)
-from harness_kit.scripted_server import (
-    ScriptedServer,
-    empty_answer,
-    json_answer,
-)
+from harness_kit.scripted_cli import CAPABILITIES, SESSION, TASK, run
+from harness_kit.scripted_server import ScriptedServer, empty_answer, json_answer
 
 
 @pytest.mark.req("OC-CLI-8001")

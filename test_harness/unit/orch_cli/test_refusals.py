@@ -11,17 +11,8 @@ import pytest
 from typer.testing import Result
 
 import orch_cli.submit
-from harness_kit.scripted_cli import (
-    CAPABILITIES,
-    PROMISE,
-    TASK,
-    run,
-    service,
-)
-from harness_kit.scripted_server import (
-    ScriptedServer,
-    json_answer,
-)
+from harness_kit.scripted_cli import CAPABILITIES, PROMISE, TASK, run, service
+from harness_kit.scripted_server import ScriptedServer, json_answer
 
 FULL = {
     "code": "ADMISSION_REJECT",

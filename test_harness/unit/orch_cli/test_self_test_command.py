@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import json
 
-from harness_kit.scripted_cli import (
-    CAPABILITIES,
-    run,
-)
+from harness_kit.scripted_cli import CAPABILITIES, run
 from harness_kit.scripted_server import (
     Received,
     ScriptedServer,

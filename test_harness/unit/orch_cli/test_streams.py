@@ -7,15 +7,7 @@ from typing import Any
 
 import pytest
 
-from harness_kit.scripted_cli import (
-    CAPABILITIES,
-    PROMISE,
-    STREAM,
-    SUBMIT,
-    TASK,
-    run,
-    service,
-)
+from harness_kit.scripted_cli import CAPABILITIES, PROMISE, STREAM, SUBMIT, TASK, run, service
 from harness_kit.scripted_server import (
     ScriptedServer,
     empty_answer,

@@ -8,16 +8,8 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from harness_kit.scripted_cli import (
-    SESSION,
-    SUBMIT,
-    TASK,
-    run,
-    service,
-)
-from harness_kit.scripted_server import (
-    ScriptedServer,
-)
+from harness_kit.scripted_cli import SESSION, SUBMIT, TASK, run, service
+from harness_kit.scripted_server import ScriptedServer
 from orch_cli.main import app
 
 
