@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from orchestrator_core.determinism import derive_seed
 from orchestrator_core.task import Determinism, Priority, Workload
-from orchestratord.services.admission import Draft
+from orchestratord.services.drafts import Draft
 from orchestratord.services.jobs import Promise
 from orchestratord.services.streams import StreamReader
 from worker_adapters.adapter_api.types import Sampling

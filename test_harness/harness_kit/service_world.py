@@ -26,10 +26,11 @@ from orchestrator_core.pool import PoolSpec
 from orchestrator_core.scheduler import Scheduler
 from orchestratord.infra.memory_journal import MemoryDisk, MemoryJournal
 from orchestratord.services import records
-from orchestratord.services.admission import AdmissionService, Draft, Outcome
+from orchestratord.services.admission import AdmissionService, Outcome
 from orchestratord.services.breakers import BreakerService
 from orchestratord.services.cancellation import CancellationService
 from orchestratord.services.dispatch import Dispatcher
+from orchestratord.services.drafts import Draft
 from orchestratord.services.drains import DrainService
 from orchestratord.services.explanations import ExplanationService
 from orchestratord.services.jobs import Job, JobTable, Promise

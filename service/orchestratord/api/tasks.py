@@ -18,7 +18,7 @@ from orchestrator_core.task import Determinism, Priority, Workload
 from orchestratord.api.errors import invalid
 from orchestratord.api.http_server import Headers
 from orchestratord.api.keys import Principal
-from orchestratord.services.admission import NO_OVERRIDE, Draft, Message, SamplingOverride
+from orchestratord.services.drafts import NO_OVERRIDE, Draft, Message, SamplingOverride
 from orchestratord.services.jobs import Job
 from orchqueue_v1.types import SamplingParams, TaskRequest
 

@@ -4,16 +4,13 @@ On a task's path: the api hands over a `Draft`; every check that needs I/O (toke
 comes first, then the core decides, then the journal makes it durable, then the 202 leaves.
 Invariant: once answered 202 a task is on disk (ORCH-3203); the same id admits one task (ORCH-3024).
 Requirements: ORCH-2001, ORCH-3014, ORCH-3015, OC-CTRL-2010, OC-CORE-1020.
-
-Above 400 lines because the words of admission (`Draft` and what it holds) stand beside the checks
-that read them; they could move to a module of their own.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping
-from typing import TypeAlias, TypeVar
+from typing import TypeAlias
 
 import structlog
 
@@ -21,13 +18,14 @@ from orchestrator_core.determinism import derive_seed
 from orchestrator_core.effects import Rejected
 from orchestrator_core.errors import Code, Reason, Refusal
 from orchestrator_core.events import Cancel, Submit
-from orchestrator_core.sessions.session_table import Turn
-from orchestrator_core.task import Determinism, Priority, Task, Workload
+from orchestrator_core.task import Task, Workload
 from orchestrator_core.value import Value
 from orchestratord.ports.journal import Journal
 from orchestratord.services import decision_log, records
 from orchestratord.services.decision_log import RefusedTasks
+from orchestratord.services.drafts import Draft
 from orchestratord.services.jobs import Job, JobTable, Payload, Phase
+from orchestratord.services.journaled_jobs import record_of
 from orchestratord.services.prompt_blocks import prompt_blocks
 from orchestratord.services.replicas import PoolTraits, ReplicaDirectory
 from orchestratord.services.scheduling import SchedulingService
@@ -50,80 +48,6 @@ _TOO_MANY_PROMPTS = Refusal(
 )
 # Without the engine's tokenizer: English text in BPE vocabularies has about four bytes a token.
 _BYTES_PER_TOKEN = 4
-
-
-class Message(Value, frozen=True):
-    role: str
-    content: str
-
-
-class SamplingOverride(Value, frozen=True):
-    """What the request says of sampling; None takes the profile's value."""
-
-    temperature: float | None = None
-    top_p: float | None = None
-    top_k: int | None = None
-    min_p: float | None = None
-    repeat_penalty: float | None = None
-    stop: tuple[str, ...] | None = None
-
-    def over(self, profile: Sampling) -> Sampling:
-        """The profile with what the request says of its own."""
-        if self is NO_OVERRIDE:
-            return profile
-        return Sampling(
-            temperature=_first(self.temperature, profile.temperature),
-            top_p=_first(self.top_p, profile.top_p),
-            top_k=_first(self.top_k, profile.top_k),
-            min_p=_first(self.min_p, profile.min_p),
-            repeat_penalty=_first(self.repeat_penalty, profile.repeat_penalty),
-            stop=_first(self.stop, profile.stop),
-        )
-
-
-NO_OVERRIDE = SamplingOverride()
-
-T = TypeVar("T")
-
-
-def _first(value: T | None, default: T) -> T:
-    return default if value is None else value
-
-
-class Draft(Value, frozen=True):
-    """A well-formed request, in our own words. Times and token counts as in the contract."""
-
-    tenant: str
-    client_id: str
-    correlation_id: str
-    body_digest: bytes
-    task_id: str
-    session_id: str
-    workload: Workload
-    model_ref: str
-    engine: str
-    ctx: int
-    priority: Priority
-    max_tokens: int
-    deadline_ms: int
-    determinism: Determinism
-    seed: int | None = None
-    sampler_profile_version: str | None = None
-    traceparent: str = ""
-    prompt: str | None = None
-    messages: tuple[Message, ...] = ()
-    inputs: tuple[str, ...] = ()
-    expected_tokens: int | None = None
-    kv_hint: str | None = None
-    sampling: SamplingOverride = NO_OVERRIDE
-
-    @property
-    def key(self) -> str:
-        return f"{self.tenant}/{self.task_id}"
-
-    @property
-    def session_key(self) -> str:
-        return f"{self.tenant}/{self.session_id}"
 
 
 class IdConflict(Value, frozen=True):
@@ -276,7 +200,7 @@ class AdmissionService:
     def _refuse(self, draft: Draft, refusal: Refusal, then: Callable[[Outcome], None]) -> None:
         decision = decision_log.refused(self._scheduling.clock_ms(), refusal)
         self.refused.add(draft.key, draft.priority, decision)
-        self._telemetry.rejected(draft.engine, refusal, _log_fields(draft))
+        self._telemetry.rejected(draft.engine, refusal, draft.log_fields())
         then(refusal)
 
     def _decide(
@@ -377,7 +301,7 @@ class AdmissionService:
         assert turn is not None, "an admitted task has a session"
         assert job.payload is not None, "it has not ended"
         job.session_until_ms = turn.session_until_ms
-        record = _record(job, job.payload, turn, admitted_ms)
+        record = record_of(job, job.payload, turn, admitted_ms)
         job.admitted = self._journal.append(records.encode(record))
 
     def _profile(self, draft: Draft) -> _Profile | Refusal:
@@ -443,53 +367,3 @@ def _internal(draft: Draft, message: str) -> Refusal:
 
 def _names(pools: list[PoolTraits]) -> str:
     return ", ".join(sorted({repr(pool.spec.sampler_profile_version) for pool in pools}))
-
-
-def _log_fields(draft: Draft) -> dict[str, object]:
-    """What a refused task's line says of it (ORCH-3027, ORCH-3094)."""
-    return {
-        "job_id": draft.task_id,
-        "session_id": draft.session_id,
-        "client_id": draft.client_id,
-        "tenant_id": draft.tenant,
-        "correlation_id": draft.correlation_id,
-        "model_id": draft.model_ref,
-        "priority": draft.priority.value,
-        "deadline_ms": draft.deadline_ms,
-    }
-
-
-def _record(job: Job, payload: Payload, turn: Turn, admitted_ms: int) -> records.TaskAdmitted:
-    task = job.task
-    return records.TaskAdmitted(
-        tenant=task.tenant,
-        task_id=job.task_id,
-        session_id=job.session_id,
-        client_id=task.client_id,
-        correlation_id=job.correlation_id,
-        pool_id=job.pool_id,
-        engine=task.engine,
-        model_ref=task.model_ref,
-        workload=task.workload.value,
-        priority=task.priority.value,
-        determinism=task.determinism.value,
-        ctx=task.ctx,
-        max_tokens=task.max_tokens,
-        prompt_tokens=task.prompt_tokens,
-        cost_tokens=task.cost_tokens,
-        arrived_ms=task.arrived_ms,
-        deadline_at_ms=task.deadline_at_ms,
-        kv_hint=task.kv_hint,
-        sampler_profile_version=task.sampler_profile_version or "",
-        seed=payload.seed,
-        prompt=payload.prompt,
-        inputs=payload.inputs,
-        sampling=payload.sampling,
-        body_digest=job.body_digest,
-        queue_position=job.promise.queue_position,
-        predicted_start_ms=job.promise.predicted_start_ms,
-        backoff_ms=job.promise.backoff_ms,
-        session_created_ms=turn.session_created_ms,
-        session_turns=turn.number,
-        admitted_ms=admitted_ms,
-    )

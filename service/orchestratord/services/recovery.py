@@ -28,12 +28,12 @@ from orchestrator_core.events import (
     RecoverStarted,
     SessionRestored,
 )
-from orchestrator_core.task import Determinism, Priority, Task, Workload
+from orchestrator_core.task import Determinism
 from orchestratord.ports.journal import Journal
 from orchestratord.services import decision_log, records
 from orchestratord.services.event_log import TaskLog
-from orchestratord.services.jobs import Job, JobTable, Payload, Phase, Promise
-from orchestratord.services.prompt_blocks import prompt_blocks
+from orchestratord.services.jobs import Job, JobTable, Phase
+from orchestratord.services.journaled_jobs import job_of
 from orchestratord.services.replicas import PoolTraits
 from orchestratord.services.scheduling import SchedulingService
 from orchestratord.services.termination import TerminationService
@@ -180,7 +180,7 @@ class RecoveryService:
                 self._jobs.hold_row(row, at_ms + self._session_ttl_ms)
 
     def _admitted(self, row: int, record: records.TaskAdmitted, past: _Past) -> None:
-        job = _job(record, self._session_ttl_ms, self._pools.get(record.pool_id))
+        job = job_of(record, self._session_ttl_ms, self._pools.get(record.pool_id))
         key = job.task.key
         known = self._jobs.get(key)
         if known is not None:  # an id that was used again after its retention
@@ -257,46 +257,3 @@ class RecoveryService:
                 pool_id=job.pool_id,
             ),
         )
-
-
-def _job(record: records.TaskAdmitted, session_ttl_ms: int, pool: PoolTraits | None) -> Job:
-    key = f"{record.tenant}/{record.task_id}"
-    workload, determinism = Workload(record.workload), Determinism(record.determinism)
-    task = Task(
-        key=key,
-        tenant=record.tenant,
-        session_key=f"{record.tenant}/{record.session_id}",
-        engine=record.engine,
-        model_ref=record.model_ref,
-        priority=Priority(record.priority),
-        workload=workload,
-        determinism=determinism,
-        ctx=record.ctx,
-        max_tokens=record.max_tokens,
-        prompt_tokens=record.prompt_tokens,
-        cost_tokens=record.cost_tokens,
-        arrived_ms=record.arrived_ms,
-        deadline_at_ms=record.deadline_at_ms,
-        client_id=record.client_id,
-        kv_hint=record.kv_hint,
-        sampler_profile_version=record.sampler_profile_version,
-        prefix_blocks=prompt_blocks(
-            record.prompt,
-            workload,
-            determinism,
-            record.kv_hint,
-            lambda: [] if pool is None else [pool],
-        ),
-    )
-    return Job(
-        task=task,
-        task_id=record.task_id,
-        session_id=record.session_id,
-        correlation_id=record.correlation_id,
-        body_digest=record.body_digest,
-        payload=Payload(record.prompt, record.inputs, record.sampling, record.seed),
-        promise=Promise(record.queue_position, record.predicted_start_ms, record.backoff_ms),
-        pool_id=record.pool_id,
-        session_until_ms=record.session_created_ms + session_ttl_ms,
-        recovered=True,
-    )

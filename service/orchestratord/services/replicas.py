@@ -6,8 +6,9 @@ other failure of one task costs its replica a probe, and nothing else before tha
 
 Drains and rollouts change here what the core sees of the pool host's replicas: one may be hidden
 (it is up, and not in service yet), cordoned, withdrawn, or at home in its pool's canary, which is a
-pool of the core's and not of the host's. Requirements: ORCH-2101, ORCH-2102, ORCH-3007, ORCH-3010,
-ORCH-3032, ORCH-3033.
+pool of the core's and not of the host's. Above 400 lines because each of these changes the same few
+tables, and what the core hears follows from all of them. Requirements: ORCH-2101, ORCH-2102,
+ORCH-3007, ORCH-3010, ORCH-3032, ORCH-3033.
 """
 
 from __future__ import annotations

@@ -36,8 +36,9 @@ from orchestrator_core.limits import Limits
 from orchestrator_core.pool import FullPolicy, PreemptionMode, PreemptionPolicy
 from orchestrator_core.task import Determinism, Priority, Workload
 from orchestratord.services import records
-from orchestratord.services.admission import Draft, IdConflict, SamplingOverride
+from orchestratord.services.admission import IdConflict
 from orchestratord.services.dispatch import MAX_ATTEMPTS
+from orchestratord.services.drafts import Draft, SamplingOverride
 from orchestratord.services.jobs import Promise
 from worker_adapters.adapter_api.types import Health
 from worker_adapters.mock.script import Misbehaviour, MockFault, MockScript, vector_of

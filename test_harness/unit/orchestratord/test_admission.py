@@ -12,7 +12,8 @@ from orchestrator_core.determinism import derive_seed
 from orchestrator_core.errors import Code, Reason, Refusal
 from orchestrator_core.limits import Limits
 from orchestrator_core.task import Workload
-from orchestratord.services.admission import Draft, IdConflict, Message, Outcome, SamplingOverride
+from orchestratord.services.admission import IdConflict, Outcome
+from orchestratord.services.drafts import Draft, Message, SamplingOverride
 from orchestratord.services.jobs import Job
 from worker_adapters.adapter_api.types import EngineError, EngineFault, Sampling
 from worker_adapters.mock.client import MockClient

@@ -11,8 +11,8 @@ from harness_kit.service_world import POOL, ServiceWorld, Setup, run_world
 from orchestrator_core.errors import Code, Refusal
 from orchestrator_core.task import Determinism, Workload
 from orchestratord.services import records
-from orchestratord.services.admission import Draft
 from orchestratord.services.dispatch import MAX_ATTEMPTS
+from orchestratord.services.drafts import Draft
 from worker_adapters.adapter_api.types import (
     Decode,
     DecodeEnd,

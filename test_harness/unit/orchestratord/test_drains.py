@@ -12,7 +12,7 @@ from harness_kit.service_clients import StreamClient, draft, end_event, started_
 from harness_kit.service_world import POOL, PROFILE, ServiceWorld, Setup, run_world
 from orchestrator_core.pool import FullPolicy
 from orchestrator_core.task import Determinism
-from orchestratord.services.admission import Draft
+from orchestratord.services.drafts import Draft
 from orchestratord.services.drains import UnknownTarget
 from orchestratord.services.jobs import Promise
 from worker_adapters.mock.script import MockScript

@@ -19,7 +19,7 @@ from orchestrator_core.pool import (
     TenantPolicy,
 )
 from orchestrator_core.task import Priority
-from orchestratord.services.admission import Draft
+from orchestratord.services.drafts import Draft
 from worker_adapters.mock.script import MockScript
 
 Told = dict[str, Any]

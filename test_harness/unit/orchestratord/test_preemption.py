@@ -15,7 +15,7 @@ from harness_kit.service_clients import StreamClient, draft, end_event, started_
 from harness_kit.service_world import PROFILE, ServiceWorld, Setup, run_world
 from orchestrator_core.pool import PreemptionMode, PreemptionPolicy
 from orchestrator_core.task import Determinism, Priority
-from orchestratord.services.admission import Draft
+from orchestratord.services.drafts import Draft
 from worker_adapters.mock.script import MockScript
 
 TOKENS = 40

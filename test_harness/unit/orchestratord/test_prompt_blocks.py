@@ -10,7 +10,7 @@ from harness_kit.service_clients import draft
 from harness_kit.service_world import PROFILE, ServiceWorld, Setup, run_world
 from orchestrator_core.placement.prefix_tree import BLOCK_BYTES, MAX_BLOCKS
 from orchestrator_core.task import Determinism, Workload
-from orchestratord.services.admission import Draft
+from orchestratord.services.drafts import Draft
 from orchestratord.services.prompt_blocks import chain, prompt_blocks
 from orchestratord.services.replicas import PoolTraits
 from worker_adapters.mock.script import MockScript

@@ -12,7 +12,7 @@ from harness_kit.service_world import POOL, PROFILE, ServiceWorld, Setup, run_wo
 from orchestrator_core.limits import Limits
 from orchestrator_core.task import Determinism, Priority
 from orchestratord.services import records
-from orchestratord.services.admission import Draft
+from orchestratord.services.drafts import Draft
 from orchestratord.services.recovery import Recovered
 from worker_adapters.mock.script import MockScript
 

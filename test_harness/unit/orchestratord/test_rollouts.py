@@ -8,7 +8,7 @@ from harness_kit.core_builders import make_pool
 from harness_kit.service_clients import StreamClient, draft, token_events
 from harness_kit.service_world import POOL, PROFILE, ServiceWorld, Setup, run_world
 from harness_kit.virtual_engines import LOAD_S, Failure
-from orchestratord.services.admission import Draft
+from orchestratord.services.drafts import Draft
 from orchestratord.services.drains import Conflict, UnknownTarget
 from worker_adapters.mock.script import MockScript
 

@@ -19,7 +19,7 @@ from orchestratord.api.tasks import (
     last_event_id,
     queue_headers,
 )
-from orchestratord.services.admission import Draft, Message, SamplingOverride
+from orchestratord.services.drafts import Draft, Message, SamplingOverride
 from orchestratord.services.jobs import Promise
 
 ANNA = Principal("anna", "acme", frozenset({"data"}))
