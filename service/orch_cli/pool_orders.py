@@ -69,7 +69,7 @@ def drain(
     _give(
         pool_id, wait, url, profile, as_json,
         lambda client: client.drain_pool(pool_id, request),
-        lambda health: _settled(health, replica, "Stopped"),
+        lambda health: settled(health, replica, "Stopped"),
     )  # fmt: skip
 
 
@@ -108,7 +108,7 @@ def resume(
     _give(
         pool_id, wait, url, profile, as_json,
         lambda client: client.resume_pool(pool_id, request),
-        lambda health: _settled(health, replica, "Ready"),
+        lambda health: settled(health, replica, "Ready"),
     )  # fmt: skip
 
 
@@ -252,7 +252,7 @@ def _replicas(health: PoolHealth) -> list[ReplicaHealth]:
     return [] if health.replicas is UNSET else health.replicas
 
 
-def _settled(health: PoolHealth, replica_id: str | None, state: str) -> bool | None:
+def settled(health: PoolHealth, replica_id: str | None, state: str) -> bool | None:
     """Whether the replica, or all of them, came to this state; None while some are on their way.
     One that is gone, or that is left alone after too many failures, will not."""
     stands = [r.state for r in _replicas(health) if replica_id is None or r.id == replica_id]

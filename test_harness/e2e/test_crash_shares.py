@@ -65,9 +65,12 @@ def order_of_starts(directory: Path, kill_after: list[int]) -> list[str]:
         def started() -> list[str]:
             return list(dict.fromkeys(seen.body["prompt"] for seen in engine.decodes))
 
+        def wait_started(count: int) -> None:
+            wait_until(lambda: len(started()) >= count, PATIENCE_S, f"{count} tasks started")
+
         engine.allow()
         for count in kill_after:
-            wait_until(lambda: len(started()) >= count, PATIENCE_S, f"{count} tasks started")  # noqa: B023
+            wait_started(count)
             assert len(started()) < 2 * TASKS, "it is killed in the middle"
             service.kill()
             service.restart()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from orch_cli.pool_orders import _settled
+from orch_cli.pool_orders import settled
 from orchcontrol_v1.types import PoolHealth
 
 
@@ -30,4 +30,4 @@ def health(**replicas: str) -> PoolHealth:
 def test_a_wait_ends_when_it_is_done_or_will_not_be(
     replicas: dict[str, str], replica_id: str | None, state: str, outcome: bool | None
 ) -> None:
-    assert _settled(health(**replicas), replica_id, state) is outcome
+    assert settled(health(**replicas), replica_id, state) is outcome
