@@ -1,3 +1,5 @@
+"""The generated client's calls: what is sent, what comes back, and which error it is."""
+
 from __future__ import annotations
 
 import asyncio

@@ -1,3 +1,5 @@
+"""Server-sent events from bytes that are cut anywhere."""
+
 from __future__ import annotations
 
 import pytest

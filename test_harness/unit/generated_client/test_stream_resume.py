@@ -1,3 +1,5 @@
+"""A stream that breaks goes on where it was, and no event is shown twice."""
+
 from __future__ import annotations
 
 import asyncio

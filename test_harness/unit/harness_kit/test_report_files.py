@@ -1,3 +1,5 @@
+"""A report lies in the folder of reports and nowhere else."""
+
 from __future__ import annotations
 
 from pathlib import Path

@@ -1,3 +1,5 @@
+"""The scanner finds a secret, and calls nothing else one."""
+
 from __future__ import annotations
 
 import pytest

@@ -1,3 +1,5 @@
+"""`config`, `keys`, `profiles` and `serve`, as far as they need no service."""
+
 from __future__ import annotations
 
 import json

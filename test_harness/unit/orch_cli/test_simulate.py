@@ -1,3 +1,5 @@
+"""`simulate`: what it prints, and what decides it."""
+
 from __future__ import annotations
 
 import json

@@ -1,3 +1,5 @@
+"""What is shown of a stream while it runs, and at its end."""
+
 from __future__ import annotations
 
 import io

@@ -1,3 +1,5 @@
+"""How the cost of decisions is grouped."""
+
 from __future__ import annotations
 
 from itertools import accumulate

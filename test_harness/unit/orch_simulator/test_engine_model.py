@@ -1,3 +1,5 @@
+"""How long an engine of the simulator takes."""
+
 from __future__ import annotations
 
 from random import Random

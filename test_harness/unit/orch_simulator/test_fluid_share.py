@@ -1,3 +1,5 @@
+"""The ideal shares that a simulated run is held against."""
+
 from __future__ import annotations
 
 import pytest

@@ -1,3 +1,5 @@
+"""What is measured of a simulated run."""
+
 from __future__ import annotations
 
 import pytest

@@ -1,3 +1,5 @@
+"""The tables and bars of a simulated run."""
+
 from __future__ import annotations
 
 from random import Random

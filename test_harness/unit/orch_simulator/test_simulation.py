@@ -1,3 +1,5 @@
+"""The simulator's clock, queue and failures around the product's own scheduler."""
+
 from __future__ import annotations
 
 from collections.abc import Iterable

@@ -1,3 +1,5 @@
+"""Traces of arrivals as files: written, read back, refused."""
+
 from __future__ import annotations
 
 from pathlib import Path

@@ -1,3 +1,5 @@
+"""Generated arrivals: their rate, their mix, and their seed."""
+
 from __future__ import annotations
 
 from collections import Counter

@@ -1,3 +1,5 @@
+"""A proof bundle, and what is found when it is changed or claims too much."""
+
 from __future__ import annotations
 
 import hashlib

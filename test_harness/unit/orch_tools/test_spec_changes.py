@@ -1,3 +1,5 @@
+"""A change of the contracts has its words in CHANGELOG_SPEC.md."""
+
 from __future__ import annotations
 
 from pathlib import Path

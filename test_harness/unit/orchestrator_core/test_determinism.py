@@ -1,3 +1,5 @@
+"""Seeds that follow from ids, and the key under which bytes may be compared."""
+
 from __future__ import annotations
 
 from itertools import combinations

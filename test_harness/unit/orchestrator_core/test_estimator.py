@@ -1,3 +1,5 @@
+"""How long a task will take and wait, from what tasks before it took."""
+
 from __future__ import annotations
 
 import heapq

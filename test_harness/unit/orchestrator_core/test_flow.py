@@ -1,3 +1,5 @@
+"""One flow: the earliest deadline first."""
+
 from __future__ import annotations
 
 import pytest

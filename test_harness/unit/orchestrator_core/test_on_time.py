@@ -1,3 +1,5 @@
+"""The probability of being on time, from what became of like promises."""
+
 from __future__ import annotations
 
 from math import e

@@ -1,3 +1,5 @@
+"""Which replica takes a task: what excludes one, and what prefers one."""
+
 from __future__ import annotations
 
 from dataclasses import replace

@@ -1,3 +1,5 @@
+"""One pool's queue: its bounds, its order, and who makes way when it is full."""
+
 from __future__ import annotations
 
 from collections import Counter

@@ -1,3 +1,5 @@
+"""What a replica is taken to hold of prompts, within its bound."""
+
 from __future__ import annotations
 
 import pytest

@@ -1,3 +1,5 @@
+"""A sorted list that knows the rank of each item."""
+
 from __future__ import annotations
 
 import pytest

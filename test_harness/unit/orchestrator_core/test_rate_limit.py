@@ -1,3 +1,5 @@
+"""A bucket of tokens that fills with time."""
+
 from __future__ import annotations
 
 import pytest

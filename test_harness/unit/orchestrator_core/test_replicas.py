@@ -1,3 +1,5 @@
+"""Slots and their leases, of replicas that come, go and come back."""
+
 from __future__ import annotations
 
 from dataclasses import replace

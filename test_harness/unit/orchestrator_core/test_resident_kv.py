@@ -1,3 +1,5 @@
+"""The KV that sessions leave in an engine, and its account."""
+
 from __future__ import annotations
 
 import pytest

@@ -1,3 +1,5 @@
+"""Sessions: how long they live, what they may spend, where they were served."""
+
 from __future__ import annotations
 
 import pytest

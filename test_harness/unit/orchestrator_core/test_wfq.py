@@ -1,3 +1,5 @@
+"""Start-time fair queueing between flows."""
+
 from __future__ import annotations
 
 from collections import Counter

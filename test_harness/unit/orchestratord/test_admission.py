@@ -1,3 +1,5 @@
+"""From a draft to a durable promise, or to a refusal that leaves nothing."""
+
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence

@@ -1,3 +1,5 @@
+"""From a slot to a stream: attempts, workers that fail, and what a reader sees of that."""
+
 from __future__ import annotations
 
 from dataclasses import replace

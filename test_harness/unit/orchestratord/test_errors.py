@@ -1,3 +1,5 @@
+"""Each code has its status, and the envelope says what is known."""
+
 from __future__ import annotations
 
 import json

@@ -1,3 +1,5 @@
+"""A task's log: ids by place, replay from anywhere."""
+
 from __future__ import annotations
 
 import pytest

@@ -1,3 +1,5 @@
+"""The text of a second run against what was shown of the first."""
+
 from __future__ import annotations
 
 import itertools

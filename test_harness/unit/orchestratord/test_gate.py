@@ -1,3 +1,5 @@
+"""The door of both planes: keys, correlation ids, pages and failures."""
+
 from __future__ import annotations
 
 import asyncio

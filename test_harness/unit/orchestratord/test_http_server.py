@@ -1,3 +1,5 @@
+"""HTTP/1.1 on a connection: bodies in any pieces, answers in order, slow clients."""
+
 from __future__ import annotations
 
 import asyncio

@@ -1,3 +1,5 @@
+"""How long finished jobs are kept, within which bound."""
+
 from __future__ import annotations
 
 import pytest

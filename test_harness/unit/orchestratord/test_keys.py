@@ -1,3 +1,5 @@
+"""A key is stored as its keyed digest, and only the key fits it."""
+
 from __future__ import annotations
 
 import hashlib

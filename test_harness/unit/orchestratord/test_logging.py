@@ -1,3 +1,5 @@
+"""Log lines of JSON without secrets."""
+
 from __future__ import annotations
 
 import io

@@ -1,3 +1,5 @@
+"""The blocks of a prompt, and who may reuse what was read of them."""
+
 from __future__ import annotations
 
 from hashlib import blake2b

@@ -1,3 +1,5 @@
+"""After a crash: what was promised is kept, byte for byte where it must be."""
+
 from __future__ import annotations
 
 from dataclasses import replace

@@ -1,3 +1,5 @@
+"""What a configuration means in the words of the core and of the pool manager."""
+
 from __future__ import annotations
 
 from typing import Any

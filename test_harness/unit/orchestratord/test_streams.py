@@ -1,3 +1,5 @@
+"""A task's readers: signs of life, metrics events, slow ones."""
+
 from __future__ import annotations
 
 import asyncio

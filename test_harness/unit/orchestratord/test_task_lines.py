@@ -1,3 +1,5 @@
+"""The log lines of a task's life, whole and without a name twice."""
+
 from __future__ import annotations
 
 import json

@@ -1,3 +1,5 @@
+"""From the wire's task to a draft."""
+
 from __future__ import annotations
 
 import json

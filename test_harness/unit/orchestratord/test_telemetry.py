@@ -1,3 +1,5 @@
+"""Which metric moves, by how much and under which labels."""
+
 from __future__ import annotations
 
 from typing import Any

@@ -1,3 +1,5 @@
+"""Every end of a task: shown once, durable where it must be, its slot free."""
+
 from __future__ import annotations
 
 import asyncio

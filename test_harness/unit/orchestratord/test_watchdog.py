@@ -1,3 +1,5 @@
+"""Tasks that take too long or say nothing end, alone."""
+
 from __future__ import annotations
 
 from dataclasses import replace

@@ -1,3 +1,5 @@
+"""A configuration file: its defaults, and every mistake by key, value, rule and line."""
+
 from __future__ import annotations
 
 import re

@@ -1,3 +1,5 @@
+"""Which tasks are traced, and the spans that their decisions make."""
+
 from __future__ import annotations
 
 import pytest
