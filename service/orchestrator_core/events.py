@@ -81,6 +81,17 @@ class ReplicaCordoned(Value, frozen=True):
     cordoned: bool = True
 
 
+class SlotsObserved(Value, frozen=True):
+    """An engine was asked how many of its slots are `busy`, when `leased_before` were leased to
+    tasks of ours; 0 for one that does not tell. What is busy beyond our leases in two such answers
+    in a row is not offered (ORCH-3019)."""
+
+    pool_id: str
+    replica_id: str
+    busy: int
+    leased_before: int
+
+
 class Submit(Value, frozen=True):
     """A task asks for admission, after every check that needs I/O."""
 
@@ -220,6 +231,7 @@ Event = (
     | ReplicaReady
     | ReplicaLost
     | ReplicaCordoned
+    | SlotsObserved
     | Submit
     | Recover
     | RecoverStarted

@@ -40,6 +40,10 @@ from orchestrator_core.task import Priority, Task
 # Bits of a turn below the priority: more arrivals than a process sees.
 RANK_SHIFT_BITS = 48
 
+# Nobody knows when a slot is free that is busy with what is not ours: after an average task of our
+# own, and not before its engine is asked again, a second later.
+FOREIGN_AT_LEAST_MS = 1000.0
+
 
 class Stage(StrEnum):
     """Where an admitted task is."""
@@ -299,14 +303,19 @@ class Pool:
     ) -> int:
         """Milliseconds until the next slot is free for a task with `ahead` others before it, were
         these running tasks `interrupted` now."""
-        free = self.slots_free() + len(interrupted)
+        free, foreign = self.slots_free() + len(interrupted), self._free.foreign
         ends = self._ends
         if interrupted:
             gone = {live.sequence for live in interrupted}
             ends = [end for end in ends if end[1] not in gone]
-        every = 1 + (free + len(ends)) // MAX_SLOTS_MODELLED  # one slot stands for so many
+        # One slot stands for so many.
+        every = 1 + (free + len(ends) + foreign) // MAX_SLOTS_MODELLED
         slots = [0.0] * (free // every) + all_remaining_ms(ends[::every], now_ms)
-        return round(start_delay_ms(ahead // every, slots, self._mean_task_ms()))
+        task_ms = self._mean_task_ms()
+        if foreign:
+            slots += [max(task_ms, FOREIGN_AT_LEAST_MS)] * -(-foreign // every)
+            slots.sort()
+        return round(start_delay_ms(ahead // every, slots, task_ms))
 
     def busy_ms(self, task: Task, now_ms: int) -> float:
         """Milliseconds until a slot is free again, once `task` has taken the last one."""

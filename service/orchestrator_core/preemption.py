@@ -100,8 +100,8 @@ def interruptible(pool: Pool, urgent: Task, now_ms: int) -> list[LiveTask]:
             continue
         if replica is None or not replica.spec.interruptible or not pool.serves(replica):
             continue
-        if replica.leased > replica.spec.slots_total:
-            continue  # it came back with fewer slots than it runs: the next one to go frees none
+        if replica.leased + replica.foreign > replica.spec.slots_total:
+            continue  # more than it has are in use: the next one to go frees none
         if task.workload is not Workload.COMPLETION or live.interruptions >= MAX_INTERRUPTIONS:
             continue
         if task.determinism is not Determinism.STRICT and live.shown:

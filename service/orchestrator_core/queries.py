@@ -196,11 +196,6 @@ class Queries:
         views = (view(group, tuple(replicas)) for group, replicas in members.items())
         return tuple(sorted(views, key=lambda shown: shown.id))
 
-    def replica_load(self, pool_id: str, replica_id: str) -> float | None:
-        """Leased slots over all slots, 0..1; None when the replica is not known."""
-        replica = self._pool(pool_id).replicas.get(replica_id)
-        return None if replica is None else replica.load_ratio
-
     def slots_free(self, pool_id: str) -> int:
         """Free slots on Ready replicas that take new work."""
         return self._pool(pool_id).slots_free()
@@ -229,6 +224,11 @@ class Queries:
         replica = self._pool(pool_id).replicas.get(replica_id)
         return 0 if replica is None else replica.leased
 
+    def foreign(self, pool_id: str, replica_id: str) -> int:
+        """Slots that its engine keeps busy without a task of ours; 0 when it is not known."""
+        replica = self._pool(pool_id).replicas.get(replica_id)
+        return 0 if replica is None else replica.foreign
+
     def is_empty(self, pool_id: str) -> bool:
         """Whether no task runs or waits in the pool."""
         pool = self._pool(pool_id)
@@ -247,7 +247,8 @@ class Queries:
             for replica in pool.replicas:
                 held = [k for k, live in pool.running.items() if live.replica is replica]
                 state = "lost" if not replica.ready else "cordoned" if replica.cordoned else "ready"
-                slots = f"{replica.leased}/{replica.spec.slots_total}"
+                foreign = f"+{replica.foreign}" if replica.foreign else ""
+                slots = f"{replica.leased}{foreign}/{replica.spec.slots_total}"
                 lines.append(
                     f"  replica {replica.spec.id} {state} {slots} {' '.join(held)}".rstrip()
                 )

@@ -45,7 +45,7 @@ class ReplicaView:
 
 @dataclass(frozen=True, slots=True)
 class ReplicaSetView:
-    """The Ready replicas of one set; `load` is leased slots over all slots, 0..1."""
+    """The Ready replicas of one set; `load` is slots in use over all slots, 0..1."""
 
     id: str
     engine: str

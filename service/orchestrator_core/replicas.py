@@ -1,7 +1,8 @@
 """The replicas of one pool: which are Ready, how many slots are leased, which set is pinned.
 
-On a task's path: what placement looks at. The invariants: a slot is leased by at most one task and
-a replica never has more tasks than it was given; work goes to replicas of the pinned set only
+On a task's path: what placement looks at. The invariants: a slot is leased by at most one task, a
+replica never has more tasks than it was given, and none is offered that its engine shows busy with
+somebody else's; work goes to replicas of the pinned set only
 (unless the pool says otherwise), and the pin moves only when that set has no Ready replica, no
 running task and no task that must come back to it, or is cordoned; what is known of a replica's KV
 is forgotten with the process that held it. Requirements: ORCH-2101, ORCH-3007, ORCH-3010,
@@ -24,10 +25,22 @@ class Replica:
     """One worker process. `epoch` differs after each time it was lost: its KV did not survive.
     A `cordoned` one gets no new work.
 
-    `prefixes` is what it has read, `kv` which sessions it is taken to hold.
+    `prefixes` is what it has read, `kv` which sessions it is taken to hold; so many `foreign` slots
+    are busy in its engine without a lease of ours.
     """
 
-    __slots__ = ("cordoned", "epoch", "group", "kv", "leased", "prefixes", "ready", "spec")
+    __slots__ = (
+        "_surplus",
+        "cordoned",
+        "epoch",
+        "foreign",
+        "group",
+        "kv",
+        "leased",
+        "prefixes",
+        "ready",
+        "spec",
+    )
 
     def __init__(self, spec: ReplicaSpec, group: ReplicaSet, epoch: int) -> None:
         self.spec = spec
@@ -43,6 +56,7 @@ class Replica:
         spec = self.spec
         self.prefixes = PrefixTree(nodes_for(spec.slots_total * spec.ctx_max))
         self.kv = ResidentKv(spec.kv_bytes_max)
+        self.foreign = self._surplus = 0
 
     def label(self, name: str) -> str:
         """The value of a configured label; empty where it has none. O(labels)."""
@@ -54,14 +68,26 @@ class Replica:
     @property
     def slots_free(self) -> int:
         """Slots nobody holds; 0 while not Ready, and when it came back with fewer than it runs."""
-        free = self.spec.slots_total - self.leased
+        free = self.spec.slots_total - self.leased - self.foreign
         return free if free > 0 and self.ready else 0
 
     @property
     def load_ratio(self) -> float:
-        """Leased slots over all slots, 0..1; without slots it is full."""
-        total, leased = self.spec.slots_total, self.leased
-        return leased / total if leased < total else 1.0
+        """Slots in use, ours or not, over all slots, 0..1; without slots it is full."""
+        total, used = self.spec.slots_total, self.leased + self.foreign
+        return used / total if used < total else 1.0
+
+    def observe(self, busy: int, leased_before: int) -> bool:
+        """Its engine showed `busy` slots, asked when `leased_before` were leased; whether `foreign`
+        is another now (ORCH-3019).
+
+        Two looks in a row must agree: a task that began or ended while the answer was on its way is
+        busy without a lease only once.
+        """
+        surplus = max(busy - max(leased_before, self.leased), 0)
+        known, self.foreign = self.foreign, min(surplus, self._surplus)
+        self._surplus = surplus
+        return self.foreign != known
 
     def acquire(self) -> None:
         """Lease a slot. Raises InvariantViolation when there is none."""
@@ -123,6 +149,14 @@ class ReplicaTable:
             self._cordoned.discard(replica_id)
         if (known := self._replicas.get(replica_id)) is not None:
             known.cordoned = cordoned
+
+    def observe(self, replica_id: str, busy: int, leased_before: int) -> bool:
+        """What its engine showed of a replica's slots; whether that changes what is offered."""
+        known = self._replicas.get(replica_id)
+        if known is None or not known.ready or not known.observe(busy, leased_before):
+            return False
+        self.changed = True
+        return True
 
     def absorb(self, other: ReplicaTable, pool_id: str) -> None:
         """Take over another pool's replicas as they are, cordoned or not. Raises InvariantViolation

@@ -4,8 +4,8 @@ On a task's path: admission, dispatch, failover, recovery and cancel all end in 
 invariants: a task is waiting, resuming or running, or unknown (ended or never admitted); each
 admitted task gets exactly one end, announced by the core (`Ended`, `Stop`) or by the service
 (`Finished`, `Aborted`, `WorkerLost` without resume); after a step no task that may run waits beside
-a slot that it may have. Requirements: ORCH-3004, ORCH-3008, ORCH-3010, ORCH-3017, ORCH-3024,
-ORCH-3046, ORCH-3075, ORCH-3079, ORCH-3203, OC-CORE-1005, OC-CORE-1010.
+a slot that it may have. Requirements: ORCH-3004, ORCH-3008, ORCH-3010, ORCH-3017, ORCH-3019,
+ORCH-3024, ORCH-3046, ORCH-3075, ORCH-3079, ORCH-3203, OC-CORE-1005, OC-CORE-1010.
 
 Time enters as `now_ms`; nothing here reads a clock, draws a number or depends on hash order. Above
 400 lines because every event touches the same four tables and is a few lines each.
@@ -48,6 +48,7 @@ from orchestrator_core.events import (
     SessionForgotten,
     SessionRestored,
     Shedding,
+    SlotsObserved,
     Submit,
     Tick,
     TokensShown,
@@ -132,6 +133,12 @@ class Scheduler(Recovery):
                 if (lost_from := self._pools.get(pool_id)) is not None:
                     lost_from.replicas.lose(replica_id)
                     self._dispatch(lost_from, now_ms, effects)
+            case SlotsObserved(pool_id, replica_id, busy, leased_before):
+                shown_by = self._pools.get(pool_id)
+                if shown_by is not None and shown_by.replicas.observe(
+                    replica_id, busy, leased_before
+                ):
+                    self._dispatch(shown_by, now_ms, effects)
             case PoolAdded(spec):
                 gone: frozenset[str] = frozenset()
                 if (pool_known := self._pools.get(spec.id)) is None:

@@ -63,8 +63,6 @@ from orchestratord.services.dispatch import Dispatcher
 from orchestratord.services.drains import DrainService
 from orchestratord.services.explanations import ExplanationService
 from orchestratord.services.jobs import Job, JobTable
-from orchestratord.services.kv_pressure import PERIOD_S as KV_PERIOD_S
-from orchestratord.services.kv_pressure import KvPressure
 from orchestratord.services.model_store_size import ModelStoreSize
 from orchestratord.services.overview import OverviewService
 from orchestratord.services.pool_managers import PoolManagerService
@@ -74,6 +72,8 @@ from orchestratord.services.rollouts import RolloutService
 from orchestratord.services.scheduling import SchedulingService
 from orchestratord.services.sessions import SessionService
 from orchestratord.services.slo import SloService
+from orchestratord.services.slot_states import PERIOD_S as SLOTS_PERIOD_S
+from orchestratord.services.slot_states import SlotStates
 from orchestratord.services.streams import ReaderHub
 from orchestratord.services.telemetry import Telemetry
 from orchestratord.services.termination import TerminationService
@@ -189,7 +189,7 @@ class Orchestrator:
             slo_notice_s(config),
         )
         self.breakers = BreakerService(self.slo, self.scheduling, self.replicas, time.monotonic)
-        self.kv_pressure = KvPressure(self.replicas, self.telemetry)
+        self.slot_states = SlotStates(self.scheduling, self.replicas, self.telemetry)
         self.models = model_store(config)
         self.store_size = ModelStoreSize(
             self._store_bytes, self.telemetry.metrics.model_store_bytes
@@ -452,7 +452,7 @@ async def _serve(orchestrator: Orchestrator, host: str, port: int, logs: LineBuf
     ticks = [
         asyncio.create_task(_every(PERIOD_S, lambda _: orchestrator.watchdog.look())),
         asyncio.create_task(_every(reader_tick_s, orchestrator.hub.tick)),
-        asyncio.create_task(_every(KV_PERIOD_S, lambda _: orchestrator.kv_pressure.look())),
+        asyncio.create_task(_every(SLOTS_PERIOD_S, lambda _: orchestrator.slot_states.look())),
         asyncio.create_task(
             _every(orchestrator.slo.look_s, lambda _: orchestrator.look_at_objectives())
         ),

@@ -40,6 +40,8 @@ from orchestratord.services.rollouts import RolloutService
 from orchestratord.services.scheduling import SchedulingService
 from orchestratord.services.sessions import SessionService
 from orchestratord.services.slo import Objective, SloService
+from orchestratord.services.slot_states import PERIOD_S as SLOTS_PERIOD_S
+from orchestratord.services.slot_states import SlotStates
 from orchestratord.services.streams import ReaderHub
 from orchestratord.services.telemetry import Telemetry
 from orchestratord.services.termination import TerminationService
@@ -154,6 +156,7 @@ class Life:
             self.telemetry,
             world.loop.time,
         )
+        self.slot_states = SlotStates(self.scheduling, self.replicas, self.telemetry)
         self.hub = ReaderHub(self.scheduling, setup.metrics_s)
         self.cancellation = CancellationService(self.scheduling)
         self.admission = AdmissionService(
@@ -217,6 +220,7 @@ class Life:
         self.replicas.start()
         self.recovered = self.recovery.run()
         self._every(PERIOD_S, self.watchdog.look)
+        self._every(SLOTS_PERIOD_S, self.slot_states.look)
         if self._world.setup.objectives:
             self._every(self.slo.look_s, self.look_at_objectives)
         self._every(READER_TICK_S, lambda: self.hub.tick(READER_TICK_S))

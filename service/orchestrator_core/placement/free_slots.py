@@ -22,11 +22,12 @@ _ENTRIES_PER_REPLICA = 4
 class FreeSlots:
     """Free slots of the replicas that new work may go to, which come in the order of their ids."""
 
-    __slots__ = ("_heap", "_places", "total")
+    __slots__ = ("_heap", "_places", "foreign", "total")
 
     def __init__(self, replicas: Sequence[Replica] = ()) -> None:
         self._places = {replica: place for place, replica in enumerate(replicas)}
         self.total = sum(replica.slots_free for replica in replicas)
+        self.foreign = sum(replica.foreign for replica in replicas)  # until the next `repin`
         self._rebuild()
 
     def __contains__(self, replica: Replica) -> bool:

@@ -24,7 +24,7 @@ class Choice(NamedTuple):
     """The replica that was picked, and what it was picked for.
 
     Args:
-        load_ratio: its leased slots over all of them, before the task got one; 0..1.
+        load_ratio: its slots in use over all of them, before the task got one; 0..1.
         affinity: the session's last good replica.
         saved_ratio: share of the task's service time that its known prefix saves, 0..1.
         tenant_tasks: tasks of the tenant under its labels, the first that spreads them; None where

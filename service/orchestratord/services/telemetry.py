@@ -372,9 +372,8 @@ class Telemetry:
             ).set(count)
         for replica in replicas:
             of = {"engine": spec.engine, "pool_id": spec.id, "replica_id": replica.id}
-            load = scheduler.replica_load(spec.id, replica.id) or 0.0
             self.metrics.slots.labels(**of).set(replica.properties.slots_total)
-            self.metrics.slots_busy.labels(**of).set(round(load * replica.properties.slots_total))
+            self.metrics.slots_busy.labels(**of).set(scheduler.leased(spec.id, replica.id))
 
     def slo_gauges(
         self, pools: Iterable[tuple[PoolSpec, Sequence[Measure], Collection[Priority]]]

@@ -438,7 +438,7 @@ class TestPins:
 
         assert scheduler.unpinned("p") == ("new",)
         assert scheduler.waiting_keys("p") == ("acme/b",)
-        assert scheduler.replica_load("p", "new") == 0.0
+        assert scheduler.leased("p", "new") == 0
 
     def test_the_pin_moves_when_the_old_set_is_gone(self) -> None:
         scheduler = ready_scheduler(replicas=[make_replica("old", version="b1")])

@@ -324,7 +324,7 @@ class TestKvBytes:
     def test_a_task_that_resumes_keeps_what_it_took(self) -> None:
         scheduler = ready_scheduler(kv_pool(2000), [kv_replica("r0", 1), kv_replica("r1", 1)])
         submit(scheduler, "a", ctx=600)
-        on = "r0" if scheduler.replica_load("p", "r0") else "r1"
+        on = "r0" if scheduler.leased("p", "r0") else "r1"
         scheduler.step(ReplicaLost("p", on), T0_MS)
         submit(scheduler, "b", ctx=500)
 

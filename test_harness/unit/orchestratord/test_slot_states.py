@@ -7,7 +7,7 @@ import pytest
 
 from harness_kit.service_clients import draft
 from harness_kit.service_world import POOL, ServiceWorld, Setup, run_world
-from orchestratord.services.kv_pressure import MAX_ASKED, KvPressure, usage_ratio
+from orchestratord.services.slot_states import MAX_ASKED, usage_ratio
 from worker_adapters.adapter_api.types import EngineError, EngineFault, SlotState
 from worker_adapters.mock.client import MockClient
 from worker_adapters.mock.engine import LoopScheduler, MockEngine
@@ -65,14 +65,14 @@ def test_usage_is_tokens_held_over_room(kv_tokens: list[int], room: int, ratio: 
 class TestPolling:
     def test_the_metric_is_what_the_engine_says_of_its_slots(self) -> None:
         async def scenario(world: ServiceWorld) -> None:
-            pressure = KvPressure(world.life.replicas, world.life.telemetry)
-            pressure.look()
+            look = world.life.slot_states.look
+            look()
             await world.settle()
             assert usage(world) == 0.0
 
             await world.admit(draft(1, prompt="one two three", ctx=100))
             await world.advance(1.0)
-            pressure.look()
+            look()
             await world.settle()
 
             held = sum(world.engines["r0"].kv_tokens(slot) for slot in range(2))
@@ -84,14 +84,14 @@ class TestPolling:
     def test_a_replica_that_is_gone_shows_nothing_even_if_its_answer_comes_late(self) -> None:
         async def scenario(world: ServiceWorld) -> None:
             slow = await add(world, "slow")
-            pressure = KvPressure(world.life.replicas, world.life.telemetry)
-            pressure.look()
+            look = world.life.slot_states.look
+            look()
             slow.answer.set()
             await world.settle()
             assert usage(world, "slow") == 0.4
 
             slow.answer.clear()
-            pressure.look()
+            look()
             await world.settle()
             world.life.replicas.connection_lost(POOL, "slow", "reset")
             slow.answer.set()
@@ -104,16 +104,16 @@ class TestPolling:
     def test_an_engine_that_does_not_answer_is_not_asked_again_meanwhile(self) -> None:
         async def scenario(world: ServiceWorld) -> None:
             slow = await add(world, "slow")
-            pressure = KvPressure(world.life.replicas, world.life.telemetry)
+            look = world.life.slot_states.look
 
             for _ in range(3):
-                pressure.look()
+                look()
                 await world.settle()
             assert slow.asked == 1
 
             slow.answer.set()
             await world.settle()
-            pressure.look()
+            look()
             await world.settle()
             assert slow.asked == 2
 
@@ -125,10 +125,10 @@ class TestPolling:
             odd.fault = EngineFault.UNSUPPORTED
             odd.answer.set()
             good.answer.set()
-            pressure = KvPressure(world.life.replicas, world.life.telemetry)
+            look = world.life.slot_states.look
 
             for _ in range(2):
-                pressure.look()
+                look()
                 await world.settle()
 
             assert odd.asked == 2
@@ -141,12 +141,12 @@ class TestPolling:
             clients = [await add(world, f"s{number}") for number in range(2 * MAX_ASKED - 1)]
             for client in clients:
                 client.answer.set()
-            pressure = KvPressure(world.life.replicas, world.life.telemetry)  # and r0
+            look = world.life.slot_states.look  # and r0
 
-            pressure.look()
+            look()
             await world.settle()
             assert sum(client.asked for client in clients) == MAX_ASKED - 1
-            pressure.look()
+            look()
             await world.settle()
 
             assert Counter(client.asked for client in clients) == {1: 2 * MAX_ASKED - 1}
