@@ -14,7 +14,6 @@ import re
 from collections import Counter
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 import schemathesis
 
@@ -38,6 +37,8 @@ SETTLED_S = 20.0
 _POOL_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
 # Where the counts go: operation id, phase, status.
 ANSWERS_VARIABLE = "LLORCH_FUZZ_ANSWERS"
+# Where the service listens.
+PORT_VARIABLE = "LLORCH_FUZZ_PORT"
 _answers: dict[str, dict[str, Counter[int]]] = {}
 _PROFILE = re.compile(r".{1,64}", re.DOTALL)
 
@@ -59,22 +60,41 @@ def before_call(context: Any, case: Any, kwargs: dict[str, Any]) -> None:
         # Its url is built already; the last segment stays.
         origin = kwargs["url"].partition("/v1/")[0]
         kwargs["url"] = f"{origin}/v1/pools/{pool}/{order}"
-        if pool == TRIAL and case.meta.phase.name.value in ("examples", "stateful"):
-            _settle(origin)
+    if pool == TRIAL and case.meta.phase.name.value in ("examples", "stateful"):
+        _settle()
+        if order == "promote" and not _answers.get("promote_pool"):
+            _begin_canary()
     if order == "reload" and isinstance(case.body, dict):
         case.body = _quick(case.body)
 
 
-def _settle(origin: str) -> None:
+def _operator() -> HttpProbe:
+    return HttpProbe(int(os.environ[PORT_VARIABLE]), ALL_KEY)
+
+
+def _settle() -> None:
     """Wait as an operator does before the next order: until the last reload stands somewhere."""
-    port = urlsplit(origin).port or 0
 
     def stands() -> bool:
-        with HttpProbe(port, ALL_KEY) as probe:
+        with _operator() as probe:
             reload = probe.get(f"/v1/pools/{TRIAL}/health").json().get("reload", {})
         return reload.get("phase") not in ("preloading", "switching", "rolling_back")
 
     wait_until(stands, SETTLED_S, "the reload of the pool stands")
+
+
+def _begin_canary() -> None:
+    """The first promotion finds something to promote, whatever was drawn before it."""
+    canary = _quick({"new_model_ref": TRIAL, "deadline_ms": 1}) | {"canary_percent": 50}
+    with _operator() as probe:
+
+        def waits() -> bool:
+            # Refused while one waits already.
+            probe.post(f"/v1/pools/{TRIAL}/reload", canary)
+            reload = probe.get(f"/v1/pools/{TRIAL}/health").json().get("reload", {})
+            return bool(reload.get("phase") == "canary")
+
+        wait_until(waits, SETTLED_S, "a canary waits to be promoted")
 
 
 @schemathesis.hook  # type: ignore[untyped-decorator]

@@ -85,7 +85,12 @@ def test_no_generated_request_breaks_the_contract(
         command,
         cwd=tmp_path,
         env=os.environ
-        | {"PYTHONPATH": str(HERE), "NO_COLOR": "1", "LLORCH_FUZZ_ANSWERS": str(answers_file)},
+        | {
+            "PYTHONPATH": str(HERE),
+            "NO_COLOR": "1",
+            "LLORCH_FUZZ_ANSWERS": str(answers_file),
+            "LLORCH_FUZZ_PORT": str(service.port),
+        },
         capture_output=True,
         text=True,
         timeout=TIMEOUT_S,
