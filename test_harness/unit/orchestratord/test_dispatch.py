@@ -10,22 +10,19 @@ import pytest
 
 from harness_kit.service_clients import draft, end_event, started_event, token_events
 from harness_kit.service_world import POOL, ServiceWorld, Setup, run_world
-from orchestrator_core.errors import Code, Refusal
-from orchestrator_core.task import Determinism, Workload
+from orchestrator_core.task import Determinism
 from orchestratord.services import records
-from orchestratord.services.dispatch import MAX_ATTEMPTS
 from orchestratord.services.drafts import Draft
 from worker_adapters.adapter_api.types import (
     Decode,
     DecodeEnd,
     DecodeRequest,
     EngineFault,
-    Health,
     TokenSink,
 )
 from worker_adapters.mock.client import MockClient
 from worker_adapters.mock.engine import LoopScheduler, MockEngine
-from worker_adapters.mock.script import Misbehaviour, MockFault, MockScript, score_of, vector_of
+from worker_adapters.mock.script import Misbehaviour, MockFault, MockScript
 
 SCRIPT = MockScript(slots_total=1, token_delay_ms=10)
 PAIR = Setup(engines={"r0": SCRIPT, "r1": SCRIPT})
@@ -238,158 +235,6 @@ def test_a_request_that_the_engine_refuses_ends_at_once_and_keeps_the_replica(
     run_world(scenario, PAIR)
 
 
-@pytest.mark.req("ORCH-3201", partial="all but one case of a failover")
-def test_a_task_that_breaks_worker_after_worker_is_given_up() -> None:
-    async def scenario(world: ServiceWorld) -> None:
-        poison = draft(1)
-        for engine in world.engines.values():
-            engine.inject(*[MockFault(Misbehaviour.DIE, 1)] * MAX_ATTEMPTS)
-        await world.admit(poison)
-        client = world.read(poison)
-
-        await world.advance(10.0)
-
-        assert len(world.decodes) == MAX_ATTEMPTS
-        assert client.terminal is not None
-        assert client.terminal.data["code"] == "WORKER_RESET"
-        assert len(client.tokens) == 1
-
-    run_world(scenario, PAIR)
-
-
-@pytest.mark.req("ORCH-3201", partial="all but one case of a failover")
-def test_a_task_that_gets_further_with_each_worker_is_a_victim_and_goes_on() -> None:
-    async def scenario(world: ServiceWorld) -> None:
-        victim = draft(1, max_tokens=8)
-        for engine in world.engines.values():
-            engine.inject(*[MockFault(Misbehaviour.DIE, tokens) for tokens in range(1, 6)])
-        await world.admit(victim)
-        client = world.read(victim)
-
-        await world.advance(20.0)
-
-        assert len(world.decodes) > MAX_ATTEMPTS + 1
-        assert client.terminal is not None
-        assert client.terminal.event == "end"
-        assert len(client.tokens) == 8
-
-    run_world(scenario, PAIR)
-
-
-@pytest.mark.req("ORCH-3010", partial="all but how a replica becomes unready")
-def test_a_broken_connection_takes_the_replica_out_until_it_was_probed() -> None:
-    async def scenario(world: ServiceWorld) -> None:
-        world.engines["r0"].inject(MockFault(Misbehaviour.DIE, 1))
-        await world.admit(draft(1))
-        await world.advance(0.025)
-        assert world.life.replicas.get(POOL, "r0") is None
-
-        await world.advance(0.6)
-        assert world.life.replicas.get(POOL, "r0") is not None
-
-    run_world(scenario)
-
-
-def test_a_garbled_answer_is_decoded_again_but_the_replica_stays_in_service() -> None:
-    async def scenario(world: ServiceWorld) -> None:
-        world.engines["r0"].inject(MockFault(Misbehaviour.GARBLE, 2))
-        one = draft(1)
-        await world.admit(one)
-        client = world.read(one)
-
-        await world.advance(0.2)
-
-        assert world.life.replicas.get(POOL, "r0") is not None
-        assert [f.raw for f in client.tokens] == token_events(one)
-
-    run_world(scenario)
-
-
-@pytest.mark.req("ORCH-2001", partial="all but the services' part")
-def test_embeddings_come_as_the_result_of_end() -> None:
-    async def scenario(world: ServiceWorld) -> None:
-        one = draft(1, workload=Workload.EMBEDDING, prompt=None, inputs=("a", "b"))
-        await world.admit(one)
-        client = world.read(one)
-
-        await world.settle()
-
-        assert client.terminal is not None
-        assert client.terminal.data["result"] == {"embeddings": [vector_of("a"), vector_of("b")]}
-        assert client.terminal.data["tokens_out"] == 0
-        assert client.terminal.id == 2
-        assert client.terminal.on_disk
-
-    run_world(scenario)
-
-
-def test_rerank_scores_come_as_the_result_of_end() -> None:
-    async def scenario(world: ServiceWorld) -> None:
-        documents = ("a river", "a green house")
-        one = draft(1, workload=Workload.RERANK, prompt="green river", inputs=documents)
-        await world.admit(one)
-        client = world.read(one)
-
-        await world.settle()
-
-        assert client.terminal is not None
-        expected = [score_of("green river", document) for document in documents]
-        assert client.terminal.data["result"] == {"scores": expected}
-        assert expected == [0.5, 0.5]
-
-    run_world(scenario)
-
-
-def test_a_workload_that_no_replica_offers_is_refused_at_admission() -> None:
-    async def scenario(world: ServiceWorld) -> None:
-        one = draft(1, workload=Workload.EMBEDDING, prompt=None, inputs=("a",))
-        submission = world.submit(one)
-
-        await world.settle()
-
-        assert isinstance(submission.outcome, Refusal)
-        assert submission.outcome.code is Code.INVALID_PARAMS
-        assert submission.outcome.message.startswith("workload: embedding is not offered")
-        assert world.life.jobs.get(one.key) is None
-
-    run_world(scenario, Setup(engines={"r0": replace(SCRIPT, features=frozenset())}))
-
-
-@pytest.mark.req("ORCH-3201", partial="all but one case of a failover")
-def test_an_embedding_is_computed_again_on_another_replica() -> None:
-    async def scenario(world: ServiceWorld) -> None:
-        one = draft(1, workload=Workload.EMBEDDING, prompt=None, inputs=("a",))
-        world.engines["r0"].kill()
-        await world.admit(one)
-        client = world.read(one)
-
-        await world.advance(1.0)
-
-        assert client.terminal is not None
-        assert client.terminal.data["result"] == {"embeddings": [vector_of("a")]}
-
-    run_world(scenario, PAIR)
-
-
-@pytest.mark.req("ORCH-3017", partial="all but the services' part")
-def test_a_cancelled_embedding_frees_its_slot_and_gives_no_result() -> None:
-    async def scenario(world: ServiceWorld) -> None:
-        one = draft(1, workload=Workload.EMBEDDING, prompt=None, inputs=("a",))
-        world.submit(one)
-        job = world.life.jobs.get(one.key)
-        assert job is not None
-        world.life.cancellation.request(job)
-        await world.settle()
-
-        client = world.read(one)
-        assert client.terminal is not None
-        assert client.terminal.data["canceled"] is True
-        assert "result" not in client.terminal.data
-        assert world.life.scheduling.scheduler.running(POOL) == ()
-
-    run_world(scenario)
-
-
 @pytest.mark.parametrize(
     ("determinism", "kv_hint", "cold"),
     [
@@ -410,56 +255,6 @@ def test_a_strict_decode_never_reuses_a_prefix(
         await world.advance(1.0)
 
         assert (world.engines["r0"].cached_tokens == 0) is cold
-
-    run_world(scenario)
-
-
-@pytest.mark.req("ORCH-3010")
-@pytest.mark.parametrize(
-    "fault",
-    [EngineFault.INTERNAL, EngineFault.MALFORMED, EngineFault.UNAVAILABLE, EngineFault.TIMEOUT],
-)
-def test_a_task_that_fails_again_and_again_costs_no_neighbour_its_worker(
-    fault: EngineFault,
-) -> None:
-    async def scenario(world: ServiceWorld) -> None:
-        neighbour, poison = best_effort(1, max_tokens=40), draft(2)
-        await world.admit(neighbour)
-        client = world.read(neighbour)
-        await world.advance(0.025)
-        faults = [MockFault(Misbehaviour.ERROR, 1, fault)] * MAX_ATTEMPTS
-        world.engines["r0"].inject(*faults)
-        await world.admit(poison)
-        poisoned = world.read(poison)
-
-        await world.advance(1.0)
-
-        assert world.decodes == [neighbour.task_id] + [poison.task_id] * MAX_ATTEMPTS
-        assert poisoned.terminal is not None
-        assert poisoned.terminal.data["code"] == "WORKER_RESET"
-        assert client.terminal is not None
-        assert client.terminal.event == "end"
-        assert len(client.tokens) == 40
-
-    logs = run_world(scenario, Setup(engines={"r0": replace(SCRIPT, slots_total=2)}))
-
-    assert "replica.lost" not in [line["event"] for line in logs]
-
-
-@pytest.mark.req("ORCH-3010")
-def test_a_replica_that_fails_a_task_and_its_probe_is_lost_with_that_probe() -> None:
-    async def scenario(world: ServiceWorld) -> None:
-        one = draft(1)
-        world.engines["r0"].inject(MockFault(Misbehaviour.ERROR, 1, EngineFault.INTERNAL))
-        await world.admit(one)
-        await world.advance(0.005)
-        world.engines["r0"].health = Health.LOADING
-        await world.advance(0.01)
-        assert world.life.replicas.get(POOL, "r0") is not None
-
-        await world.advance(0.025)
-
-        assert world.life.replicas.get(POOL, "r0") is None
 
     run_world(scenario)
 
