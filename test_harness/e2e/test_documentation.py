@@ -26,6 +26,7 @@ import yaml
 from markdown_it import MarkdownIt
 from markdown_it.token import Token
 
+from harness_kit import secret_scan
 from harness_kit.engine_process import free_port
 from harness_kit.model_files import gguf_bytes, llama_metadata, llama_tensors
 from harness_kit.scripted_cli import every_command
@@ -57,8 +58,10 @@ FAKE_ENGINE = [sys.executable, "-m", "harness_kit.fake_engine", "--port", "{port
 # So slow that a killed service leaves a stream in its middle, as it is with a real model.
 FAKE_ARGUMENTS = ["--ctx", "8192", "--token-interval-ms", "8"]
 # What a document that is not the README takes for granted: its service, and a task of it.
-RUNNING = """
-export ACME_KEY=a-key-of-the-documentation
+KEY = "a-key-of-the-documentation"
+secret_scan.learn((KEY,))
+RUNNING = f"""
+export ACME_KEY={KEY}
 export LLAMA_ORCH_API_KEY=$ACME_KEY METRICS_KEY=$ACME_KEY
 llama-orch serve --config llama-orch.yaml 2>service.log & SERVICE=$!
 ID=$(llama-orch submit "The sea was" --max-tokens 16 --temperature 0.8 --seed 11 --retry 20)
@@ -180,6 +183,21 @@ def test_targets_and_commands_that_are_named_exist(document: str) -> None:
     assert named_commands - commands == set()
 
 
+def test_variables_that_are_named_are_read_somewhere() -> None:
+    named = {
+        name
+        for document in DOCUMENTS
+        for name in re.findall(
+            r"\b(?:LLORCH|LLAMA_ORCH|HAIKU)_[A-Z_]+", (ROOT / document).read_text("utf-8")
+        )
+    }
+    sources = [ROOT / "Makefile", *ROOT.glob("service/**/*.py"), *ROOT.glob("test_harness/**/*.py")]
+
+    read = {name for path in sources for name in named if name in path.read_text("utf-8")}
+
+    assert named - read == set()
+
+
 def typed(document: str) -> str:
     """One script of all that the document tells to type; it stops where something fails."""
     parts = ["set -Eeuo pipefail", """trap 'echo "$AT: exit status $?" >&2' ERR"""]
@@ -240,8 +258,9 @@ def play(document: str, home: Path) -> tuple[int, str]:
     script = home / "document.sh"
     script.write_text(as_found_here(typed(document), home, port), encoding="utf-8")
     status, said = run_in_shell(script, home, port)
-    log = home / "service.log"
-    return status, (log.read_text("utf-8")[-2000:] if log.exists() else "") + said
+    log = (home / "service.log").read_text("utf-8")
+    secret_scan.check("log", log, document)
+    return status, log[-2000:] + said
 
 
 def run_in_shell(script: Path, home: Path, port: str) -> tuple[int, str]:
