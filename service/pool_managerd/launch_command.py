@@ -55,6 +55,10 @@ def engine_command(
         if missing is not None:
             raise LaunchRefused(missing)
         if profile_of(pool, launch).on_cpu:
+            # Our launcher proves them as well; here it is the model that fails, there an exit.
+            for model in (pool.model, launch.draft_model):
+                if model is not None:
+                    _proved(model)
             return [*words, "--parent-pid", str(os.getpid())]
     return _with_parent(words, cpus)
 
@@ -127,7 +131,7 @@ def _request(
     second_port: int = 0,
 ) -> LaunchRequest:
     if profile_of(pool, launch).on_cpu:
-        named = str  # our launcher finds and proves the model itself
+        named = str  # our launcher finds the model itself
     return LaunchRequest(
         pool=pool,
         launch=launch,
@@ -178,10 +182,14 @@ def profile_environment(
 def model_argument(model: str) -> str:
     """A model as an engine's command takes it, its digest proved. Raises `ModelUnavailable`."""
     if not model.startswith("repo:"):
-        file = find_model(model)
-        if file.sha256 is not None:
-            verified_digest(file)
+        _proved(model)
     return _model_name(model)
+
+
+def _proved(model: str) -> None:
+    file = find_model(model)
+    if file.sha256 is not None:
+        verified_digest(file)
 
 
 def _model_name(model: str) -> str:

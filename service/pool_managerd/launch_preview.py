@@ -20,7 +20,7 @@ from pool_managerd.launch_command import (
     missing_program,
     profile_environment,
 )
-from pool_managerd.launch_profiles import LaunchRefused
+from pool_managerd.launch_profiles import LaunchRefused, runs_on_cpu
 from pool_managerd.memory_fit import Shortfall
 from pool_managerd.model_files import ModelUnavailable, find_model
 from pool_managerd.model_store import ModelStore
@@ -85,7 +85,7 @@ def _preview(
         for name, value in sorted(environment.items())
         if name != MARKER_VARIABLE
     }
-    refused = None if launch.command is not None else _absent(pool.model)
+    refused = None if launch.command is not None else _absent(pool, launch)
     if isinstance(plan.result, Shortfall) and pool.memory.check:
         refused = str(plan.result)
     notes = [
@@ -102,12 +102,12 @@ def _preview(
     )
 
 
-def _absent(model: str) -> str | None:
+def _absent(pool: PoolSettings, launch: LaunchSettings) -> str | None:
     """Why the model's file cannot be loaded from here; None for one that an engine fetches."""
-    if model.startswith("repo:"):
+    if pool.model.startswith("repo:") and not runs_on_cpu(pool, launch):
         return None
     try:
-        find_model(model)
+        find_model(pool.model)
     except ModelUnavailable as error:
         return str(error)
     return None

@@ -143,6 +143,11 @@ def import_file(
     if expected is not None and (known := store.known(expected, label, said)) is not None:
         progress(known.size_bytes, known.size_bytes)
         return known
+    if source.is_dir():
+        raise BadModelReference(
+            f"{source} is a folder: the store keeps single files; a pool names a folder by "
+            f"model: file:{source.absolute()}"
+        )
     # O_NONBLOCK: a pipe that nobody writes to must not keep us waiting.
     with store_errors(source):
         content = os.fdopen(

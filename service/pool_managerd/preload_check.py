@@ -3,12 +3,12 @@
 Between the supervisors of launched replicas and the estimate; asked once for each start, in a
 thread, because it reads model files. Invariants: engines that start together do not count the same
 free memory twice (what one was granted is held until it is Ready or gone); whoever waits for
-another start waits for arithmetic, never for a disk; what is not known (no driver, a file that we
-cannot read) is not checked and is said; a GPU that is not in the mask is never counted. After an
-engine has run out of GPU memory its pool's estimate is higher by a tenth at least; where that
-leaves nothing that fits, the next start is tried by the plain estimate, because somebody else may
-have taken the memory. Requirements: ORCH-3003, ORCH-3011, ORCH-3012, ORCH-3020, ORCH-3039,
-ORCH-3052, OC-POOL-3002, OC-POOL-3021.
+another start waits for arithmetic, never for a disk; what is not known (no driver, a format that we
+cannot read) is not checked and is said; a file that no engine can load starts none; a GPU that is
+not in the mask is never counted. After an engine has run out of GPU memory its pool's estimate is
+higher by a tenth at least; where that leaves nothing that fits, the next start is tried by the
+plain estimate, because somebody else may have taken the memory. Requirements: ORCH-3003, ORCH-3011,
+ORCH-3012, ORCH-3020, ORCH-3039, ORCH-3052, OC-POOL-3002, OC-POOL-3021.
 """
 
 from __future__ import annotations
@@ -18,7 +18,6 @@ import threading
 import weakref
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import structlog
 
@@ -30,7 +29,13 @@ from pool_managerd.launch_profiles import LaunchRefused, profile_of
 from pool_managerd.memory_estimate import HOST, MIB, EstimatedLaunch, MemoryEstimate, Room
 from pool_managerd.memory_fit import Available, Fit, Shortfall, Wanted, fit
 from pool_managerd.model_files import ModelUnavailable, find_model
-from pool_managerd.model_geometry import ModelFileError, ModelGeometry, read_geometry
+from pool_managerd.model_geometry import (
+    ModelFileBroken,
+    ModelFileError,
+    ModelGeometry,
+    gguf_geometry,
+    read_geometry,
+)
 from pool_managerd.settings import LaunchSettings, PoolSettings
 
 # Boards of one kind differ a little where ECC or a display takes some.
@@ -130,12 +135,12 @@ class PreloadCheck:
         self._numbers = itertools.count()
         self._held: dict[int, MemoryEstimate] = {}
         self._extra_bytes: dict[str, int] = {}
-        self._geometries: dict[tuple[str, int], ModelGeometry] = {}
+        self._geometries: dict[tuple[str, str, int], ModelGeometry] = {}
 
     def admit(self, pool: PoolSettings, launch: LaunchSettings) -> tuple[LaunchPlan, MemoryHold]:
         """The plan of a start, and what holds its memory. Reads model files: not for the event
-        loop. Raises `DoesNotFit`, `DeviceGone`, and `LaunchRefused` for a mask or a split that this
-        host cannot have."""
+        loop. Raises `DoesNotFit`, `DeviceGone`, `LaunchRefused` for a mask or a split that this
+        host cannot have, `ModelUnavailable` for a file that no engine can load."""
         mask = self._masks.resolve(pool)
         number = next(self._numbers)
         hold = MemoryHold(self._held, number)
@@ -158,7 +163,7 @@ class PreloadCheck:
 
     def preview(self, pool: PoolSettings, launch: LaunchSettings) -> LaunchPlan:
         """As `admit`, with a shortfall in the plan; what fits is held for good, so that the next
-        preview finds it taken. Raises `DeviceGone` and `LaunchRefused`."""
+        preview finds it taken. Raises `DeviceGone`, `LaunchRefused` and `ModelUnavailable`."""
         mask = self._masks.resolve(pool)
         question = self._question(pool, launch)
         if isinstance(question, LaunchPlan):
@@ -199,8 +204,16 @@ class PreloadCheck:
         if launch.command is not None and not any("{model}" in word for word in named):
             return replace(unknown, unchecked="launch.command does not name {model}")
         try:
-            model = self._geometry(pool.model)
-            draft = None if launch.draft_model is None else self._geometry(launch.draft_model)
+            model = self._geometry(pool.engine, pool.model)
+            draft = (
+                None
+                if launch.draft_model is None
+                else self._geometry(pool.engine, launch.draft_model)
+            )
+        except ModelFileBroken as error:
+            if launch.command is None and pool.memory.check:
+                raise ModelUnavailable(str(error)) from error
+            return replace(unknown, unchecked=str(error))
         except (ModelUnavailable, ModelFileError) as error:
             return replace(unknown, unchecked=str(error))
         engine = profile.memory
@@ -232,17 +245,19 @@ class PreloadCheck:
         fitting = result.estimate
         return LaunchPlan(slots if slots is None else fitting.slots, fitting.ctx, result, available)
 
-    def _geometry(self, model: str) -> ModelGeometry:
+    def _geometry(self, engine: str, model: str) -> ModelGeometry:
         path = find_model(model).path
         try:
-            key = (str(path), path.stat().st_mtime_ns)
+            key = (engine, str(path), path.stat().st_mtime_ns)
         except OSError as error:
             raise ModelFileError(f"model file {path}: {error.strerror or error}") from error
         known = self._geometries.get(key)
         if known is None:
             if len(self._geometries) >= GEOMETRIES_MAX:
                 self._geometries.clear()
-            known = self._geometries[key] = read_geometry(Path(path))
+            # Others load this format or that; llama.cpp one.
+            read = gguf_geometry if engine == "llamacpp" else read_geometry
+            known = self._geometries[key] = read(path)
         return known
 
     def _available(self, question: _Question) -> Available:

@@ -116,7 +116,7 @@ def test_a_tampered_model_never_reaches_the_engine(tmp_path: Path) -> None:
 
     asyncio.run(scenario())
 
-    assert recorder.causes[0].code is CauseCode.EXITED
+    assert recorder.causes[0].code is CauseCode.MODEL
     assert f"expected {SMOLLM2_SHA256}: not loaded" in recorder.causes[0].message
 
 

@@ -46,6 +46,10 @@ class GgufError(ValueError):
     """The file is not a GGUF file that this reader understands."""
 
 
+class GgufBroken(GgufError):
+    """It is no GGUF file, or not all of one: nothing can load it."""
+
+
 class Cursor:
     """Reads a file's header in order; every method raises `GgufError` beyond the file's end."""
 
@@ -61,14 +65,14 @@ class Cursor:
     def take(self, length_bytes: int) -> bytes:
         end = self._at + length_bytes
         if end > len(self._data):
-            raise GgufError(f"cut at byte {len(self._data)}: {length_bytes} more were announced")
+            raise GgufBroken(f"cut at byte {len(self._data)}: {length_bytes} more were announced")
         taken = self._data[self._at : end]
         self._at = end
         return taken
 
     def skip(self, length_bytes: int) -> None:
         if self._at + length_bytes > len(self._data):
-            raise GgufError(f"cut at byte {len(self._data)}: {length_bytes} more were announced")
+            raise GgufBroken(f"cut at byte {len(self._data)}: {length_bytes} more were announced")
         self._at += length_bytes
 
     def number(self, form: struct.Struct) -> bool | int | float:
@@ -129,7 +133,7 @@ def parse_header(data: bytes | mmap.mmap) -> tuple[dict[str, Value], int, Cursor
     """
     cursor = Cursor(data)
     if cursor.take(4) != MAGIC:
-        raise GgufError("no GGUF magic")
+        raise GgufBroken("no GGUF magic")
     version = cursor.count(_U32)
     if version not in VERSIONS:
         raise GgufError(f"version {version} is not supported")
@@ -157,7 +161,7 @@ def read_metadata(path: Path) -> dict[str, Value]:
         try:
             mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
         except ValueError as error:  # an empty file cannot be mapped
-            raise GgufError(str(error)) from error
+            raise GgufBroken(str(error)) from error
         with mapped:
             return parse_metadata(mapped)
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 
-from worker_adapters.llamacpp_http.gguf import Cursor, GgufError, Value, parse_header
+from worker_adapters.llamacpp_http.gguf import Cursor, GgufBroken, GgufError, Value, parse_header
 
 TENSORS_MAX = 262_144  # the largest mixture-of-experts files have some thousand
 DIMENSIONS_MAX = 4  # GGML_MAX_DIMS
@@ -100,7 +100,7 @@ def parse_file(data: bytes | mmap.mmap, path: Path) -> GgufFile:
     for (name, dimensions, kind, offset, _), size in zip(entries, sizes, strict=True):
         if offset + size > room:
             end = start + offset + size
-            raise GgufError(f"cut at byte {len(data)}: tensor {name[:80]!r} ends at byte {end}")
+            raise GgufBroken(f"cut at byte {len(data)}: tensor {name[:80]!r} ends at byte {end}")
         tensors.append(TensorInfo(name, dimensions, kind, size))
     return GgufFile(path, metadata, tuple(tensors))
 
@@ -116,7 +116,7 @@ def read_file(path: Path) -> GgufFile:
         try:
             mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
         except ValueError as error:  # an empty file cannot be mapped
-            raise GgufError(str(error)) from error
+            raise GgufBroken(str(error)) from error
         with mapped:
             return parse_file(mapped, path)
 

@@ -8,11 +8,23 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from pool_managerd.model_geometry.geometry import LayerGeometry, ModelFileError, ModelGeometry
+from pool_managerd.model_geometry.geometry import (
+    LayerGeometry,
+    ModelFileBroken,
+    ModelFileError,
+    ModelGeometry,
+)
 from pool_managerd.model_geometry.gguf_model import gguf_geometry
 from pool_managerd.model_geometry.safetensors_model import safetensors_geometry
 
-__all__ = ["LayerGeometry", "ModelFileError", "ModelGeometry", "read_geometry"]
+__all__ = [
+    "LayerGeometry",
+    "ModelFileBroken",
+    "ModelFileError",
+    "ModelGeometry",
+    "gguf_geometry",
+    "read_geometry",
+]
 
 
 def read_geometry(path: Path) -> ModelGeometry:
@@ -25,4 +37,6 @@ def read_geometry(path: Path) -> ModelGeometry:
             return safetensors_geometry(path)
         return gguf_geometry(path)
     except OSError as error:
-        raise ModelFileError(f"model file {path}: {error.strerror or error}") from error
+        raise ModelFileError(
+            f"model file {error.filename or path}: {error.strerror or error}"
+        ) from error

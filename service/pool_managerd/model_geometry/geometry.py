@@ -13,6 +13,10 @@ class ModelFileError(ValueError):
     """A model's file is cut, foreign, hostile or unreadable; the message names file and numbers."""
 
 
+class ModelFileBroken(ModelFileError):
+    """Its weights are not there, or not all of them: no engine can load it."""
+
+
 @dataclass(frozen=True, slots=True)
 class LayerGeometry:
     """One repeating layer. `kv_bytes_per_token` are 16 bit wide; `window_tokens` bounds the tokens

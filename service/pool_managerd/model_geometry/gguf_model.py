@@ -12,8 +12,19 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
-from pool_managerd.model_geometry.geometry import LayerGeometry, ModelFileError, ModelGeometry
-from worker_adapters.llamacpp_http.gguf import GgufError, Value, figure, kv_bytes_per_layer
+from pool_managerd.model_geometry.geometry import (
+    LayerGeometry,
+    ModelFileBroken,
+    ModelFileError,
+    ModelGeometry,
+)
+from worker_adapters.llamacpp_http.gguf import (
+    GgufBroken,
+    GgufError,
+    Value,
+    figure,
+    kv_bytes_per_layer,
+)
 from worker_adapters.llamacpp_http.gguf_tensors import GgufFile, TensorInfo, read_file
 
 PARTS_MAX = 1_024
@@ -26,7 +37,7 @@ _WINDOW_PATTERNS = {"cohere2": 4, "gemma2": 2, "gemma3": 6, "gpt-oss": 2}
 def gguf_geometry(path: Path) -> ModelGeometry:
     """The model in `path`, the first or only file of it.
 
-    Raises `ModelFileError`; OSError where a file cannot be read.
+    Raises `ModelFileError`; it is `ModelFileBroken` for a file that cannot be read, or is cut.
     """
     files = [_read(part) for part in _parts(path)]
     metadata = files[0].metadata
@@ -39,6 +50,10 @@ def gguf_geometry(path: Path) -> ModelGeometry:
 def _read(path: Path) -> GgufFile:
     try:
         return read_file(path)
+    except OSError as error:
+        raise ModelFileBroken(f"model file {path}: {error.strerror or error}") from error
+    except GgufBroken as error:
+        raise ModelFileBroken(f"model file {path}: {error}") from error
     except GgufError as error:
         raise ModelFileError(f"model file {path}: {error}") from error
 

@@ -15,7 +15,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from pool_managerd.model_geometry.geometry import LayerGeometry, ModelFileError, ModelGeometry
+from pool_managerd.model_geometry.geometry import (
+    LayerGeometry,
+    ModelFileBroken,
+    ModelFileError,
+    ModelGeometry,
+)
 
 HEADER_BYTES_MAX = 100_000_000  # the format's own limit
 JSON_BYTES_MAX = 64 * 1024 * 1024  # config.json has kilobytes, the index of a huge model megabytes
@@ -68,12 +73,14 @@ def _files(path: Path) -> list[Path]:
 
 def _tensor_bytes(path: Path) -> dict[str, int]:
     """Name to bytes in memory, of one file."""
+    if not path.exists():
+        raise ModelFileBroken(f"model file {path} does not exist")
     with path.open("rb") as file:
         prefix = file.read(8)
         total_bytes = file.seek(0, 2)
         length_bytes = int.from_bytes(prefix, "little")
         if len(prefix) < 8 or not 2 <= length_bytes <= min(HEADER_BYTES_MAX, total_bytes - 8):
-            raise ModelFileError(
+            raise ModelFileBroken(
                 f"{path} has {total_bytes} bytes and announces a header of {length_bytes}"
             )
         file.seek(8)
@@ -91,7 +98,7 @@ def _tensor_bytes(path: Path) -> dict[str, int]:
         except (KeyError, TypeError, ValueError):
             raise ModelFileError(f"{path}: tensor {name[:80]!r} is not described") from None
         if not whole or end > room_bytes:
-            raise ModelFileError(
+            raise ModelFileBroken(
                 f"{path} is cut or wrong: tensor {name[:80]!r} takes bytes {str(begin)[:20]} to "
                 f"{str(end)[:20]} of {room_bytes}"
             )

@@ -70,6 +70,19 @@ def test_a_model_that_is_not_there_would_not_start(tmp_path: Path) -> None:
     assert "/nowhere/model.gguf does not exist" in shown["message"]
 
 
+def test_a_model_that_its_engine_cannot_load_would_not_start(tmp_path: Path) -> None:
+    (tmp_path / "cut.gguf").write_bytes(gguf_bytes(llama_metadata(), llama_tensors())[:-1])
+
+    code, (cut, fetched) = plan(
+        tmp_path, {"model": f"file:{tmp_path}/cut.gguf"}, {"model": "repo:org/model"}
+    )
+
+    assert code == 1
+    assert (cut["starts"], fetched["starts"]) == (False, False)
+    assert "cut.gguf: cut at byte" in cut["message"]
+    assert "'repo:org/model' is not a file" in fetched["message"]
+
+
 @pytest.mark.req("ORCH-3012", partial="the configuration's rules")
 @pytest.mark.req("OC-POOL-3020", partial="what the engine is given")
 def test_a_split_over_gpus_shows_its_mask_its_ratios_and_each_devices_share(

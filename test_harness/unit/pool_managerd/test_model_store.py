@@ -210,8 +210,14 @@ def test_only_content_that_was_verified_evicts(
 def test_what_is_no_regular_file_is_refused(store: ModelStore, tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     (tmp_path / "empty").touch()
+    (tmp_path / "sharded").mkdir()
 
-    for name, why in [("pipe", "no regular file"), ("empty", "is empty"), ("absent", "No such")]:
+    for name, why in [
+        ("pipe", "no regular file"),
+        ("empty", "is empty"),
+        ("absent", "No such"),
+        ("sharded", f"a pool names a folder by model: file:{tmp_path}/sharded"),
+    ]:
         with pytest.raises(ModelStoreError, match=why):
             import_file(store, tmp_path / name)
 

@@ -11,9 +11,16 @@ import pytest
 from structlog.testing import capture_logs
 
 from gpu_telemetry.snapshot import DeviceSnapshot, HostGpus, MigInstance
-from harness_kit.model_files import gguf_bytes, llama_metadata, llama_tensors
+from harness_kit.model_files import (
+    gguf_bytes,
+    llama_metadata,
+    llama_tensors,
+    safetensors_bytes,
+    write_hugging_face_model,
+)
 from pool_managerd.launch_profiles import LaunchRefused
 from pool_managerd.memory_estimate import GIB, MIB, Room
+from pool_managerd.model_files import ModelUnavailable
 from pool_managerd.preload_check import DoesNotFit, LaunchPlan, PreloadCheck
 from pool_managerd.settings import LaunchSettings, MemorySettings, PoolSettings
 
@@ -112,7 +119,7 @@ def test_a_start_that_is_called_off_holds_no_memory() -> None:
 
 def test_a_file_that_is_read_slowly_keeps_nobody_else_waiting(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "m.safetensors")  # to be read only once somebody writes
-    slow = replace(POOL, id="slow", model=f"file:{tmp_path}/m.safetensors")
+    slow = replace(POOL, id="slow", engine="vllm", model=f"file:{tmp_path}/m.safetensors")
     check = check_of(host_mib=CPU_MIB + 1)
     _, hold = check.admit(POOL, LaunchSettings())
     plans: list[LaunchPlan] = []
@@ -261,6 +268,46 @@ def test_a_file_that_is_no_model_is_left_to_the_engine_to_refuse(tmp_path: Path)
     plan = admit(check_of(), replace(POOL, model=f"file:{tmp_path}/m.gguf"), LaunchSettings())
 
     assert "m.gguf: version 1919885356 is not supported" in plan.unchecked
+
+
+@pytest.mark.req("OC-POOL-3002")
+@pytest.mark.parametrize("launch", [LaunchSettings(), SERVER], ids=["our launcher", "llama-server"])
+@pytest.mark.parametrize(
+    ("content", "why"),
+    [
+        (b"", "cannot mmap an empty file"),
+        (b"not a model at all", "no GGUF magic"),
+        (gguf_bytes(llama_metadata(), llama_tensors())[:-1], "cut at byte "),
+        (None, "Is a directory"),
+    ],
+    ids=["empty", "foreign", "cut", "a folder"],
+)
+def test_a_file_that_no_engine_can_load_starts_none(
+    tmp_path: Path, launch: LaunchSettings, content: bytes | None, why: str
+) -> None:
+    model = tmp_path / "m.gguf"
+    if content is None:
+        model.mkdir()
+    else:
+        model.write_bytes(content)
+    pool = replace(POOL, model=f"file:{model}")
+
+    with pytest.raises(ModelUnavailable, match=f"m.gguf: {why}"):
+        admit(check_of(), pool, launch)
+
+    unchecked = replace(pool, memory=MemorySettings(check=False))
+    assert why in admit(check_of(), unchecked, launch).unchecked
+    assert why in admit(check_of(), pool, LaunchSettings(command=("run", "{model}"))).unchecked
+
+
+def test_a_folder_with_a_shard_missing_starts_nothing_and_names_the_shard(tmp_path: Path) -> None:
+    shard = safetensors_bytes({"a": ("F16", (64, 64), 8192)})
+    write_hugging_face_model(tmp_path, {"model_type": "llama"}, [shard, shard], ["a", "b"])
+    (tmp_path / "model-00002-of-00002.safetensors").unlink()
+    pool = replace(POOL, engine="vllm", model=f"file:{tmp_path}")
+
+    with pytest.raises(ModelUnavailable, match=r"model-00002-of-00002\.safetensors does not exist"):
+        admit(check_of(), pool, LaunchSettings())
 
 
 def test_without_a_driver_the_host_alone_is_checked() -> None:
