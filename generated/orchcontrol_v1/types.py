@@ -370,7 +370,16 @@ class Replica(Open):
     slots_total: (
         Annotated[int, Meta(description="Tasks it can decode at once.", ge=0)] | UnsetType
     ) = UNSET
-    slots_free: Annotated[int, Meta(description="Slots without a task.", ge=0)] | UnsetType = UNSET
+    slots_free: (
+        Annotated[
+            int,
+            Meta(
+                description="Slots that a task may have now: those without one of ours that the engine does not show busy.",
+                ge=0,
+            ),
+        ]
+        | UnsetType
+    ) = UNSET
     labels: (
         Annotated[
             dict[str, str],
@@ -403,7 +412,16 @@ class ReplicaSet(Open):
     slots_total: (
         Annotated[int, Meta(description="Slots of all Ready replicas.", ge=0)] | UnsetType
     ) = UNSET
-    slots_free: Annotated[int, Meta(description="Slots without a task.", ge=0)] | UnsetType = UNSET
+    slots_free: (
+        Annotated[
+            int,
+            Meta(
+                description="Slots that a task may have now: those without one of ours that the engine does not show busy.",
+                ge=0,
+            ),
+        ]
+        | UnsetType
+    ) = UNSET
     slo: (
         Annotated[
             dict[str, float],

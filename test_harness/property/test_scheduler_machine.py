@@ -36,6 +36,7 @@ from orchestrator_core.events import (
     PoolDraining,
     ReplicaLost,
     ReplicaReady,
+    SlotsObserved,
     Submit,
     Tick,
     TokensShown,
@@ -85,6 +86,7 @@ class SchedulerMachine(RuleBasedStateMachine):
         self.live: dict[str, Known] = {}
         self.ended: set[str] = set()
         self.ready: dict[str, tuple[int, str]] = {}  # replica: slots, version
+        self.surplus: dict[str, list[int]] = {}  # replica: of each look, busy beyond our leases
         self.interruptible: set[str] = set()
         self.mode = mode
         self.preempted_at_ms: list[int] = []
@@ -149,7 +151,8 @@ class SchedulerMachine(RuleBasedStateMachine):
         assert known.replica is None, "dispatched twice"
         assert known.task.deadline_at_ms > self.now_ms or known.resuming
         slots, version = self.ready[effect.replica_id]
-        assert self.running_on(effect.replica_id) < slots, "slot leased twice"
+        used = self.running_on(effect.replica_id) + self.foreign_on(effect.replica_id)
+        assert used < slots, "slot leased twice, or one that is not ours"
         assert known.version in (None, version), "moved to another set"
         known.attempts += 1
         assert effect.attempt == known.attempts
@@ -173,6 +176,9 @@ class SchedulerMachine(RuleBasedStateMachine):
 
     def running_on(self, replica: str) -> int:
         return sum(1 for known in self.live.values() if known.replica == replica)
+
+    def foreign_on(self, replica: str) -> int:
+        return min(self.surplus[replica][-2:])
 
     def end(self, key: str) -> None:
         assert key not in self.ended, "ended twice"
@@ -294,6 +300,7 @@ class SchedulerMachine(RuleBasedStateMachine):
     def replica_ready(self, name: str, slots: int, version: str, interruptible: bool) -> None:
         if name not in self.ready:
             self.ready[name] = (slots, version)
+            self.surplus[name] = [0, 0]
             self.interruptible.discard(name)
             if interruptible:
                 self.interruptible.add(name)
@@ -306,6 +313,14 @@ class SchedulerMachine(RuleBasedStateMachine):
         name = self.choose(sorted(self.ready), position)
         del self.ready[name]
         self.step(ReplicaLost("p", name))
+
+    @precondition(lambda self: self.ready)
+    @rule(position=positions, busy=st.integers(0, 4), leased_before=st.integers(0, 3))
+    def look_at_slots(self, position: int, busy: int, leased_before: int) -> None:
+        name = self.choose(sorted(self.ready), position)
+        ours = max(self.running_on(name), leased_before)
+        self.surplus[name].append(max(busy - ours, 0))
+        self.step(SlotsObserved("p", name, busy, leased_before))
 
     @rule(draining=st.booleans())
     def drain(self, draining: bool) -> None:
@@ -337,6 +352,12 @@ class SchedulerMachine(RuleBasedStateMachine):
             assert sum(k.replica is not None or k.resuming for k in active) <= limit
 
     @invariant()
+    def what_is_offered_is_in_nobodys_use(self) -> None:
+        for replica in (r for shown in self.scheduler.replica_sets() for r in shown.replicas):
+            used = self.running_on(replica.id) + self.foreign_on(replica.id)
+            assert replica.slots_free == max(self.ready[replica.id][0] - used, 0)
+
+    @invariant()
     def no_slot_idles_beside_a_task_that_may_have_it(self) -> None:
         if self.draining or not self.scheduler.slots_free("p"):
             return
@@ -352,7 +373,8 @@ class SchedulerMachine(RuleBasedStateMachine):
         for known in self.live.values():
             if known.resuming:
                 for name, (slots, version) in self.ready.items():
-                    assert version != known.version or self.running_on(name) >= slots
+                    used = self.running_on(name) + self.foreign_on(name)
+                    assert version != known.version or used >= slots
 
     @invariant()
     def answers_are_in_range(self) -> None:
@@ -393,6 +415,7 @@ class SchedulerMachine(RuleBasedStateMachine):
     "ORCH-3004",
     "ORCH-3010",
     "ORCH-3017",
+    "ORCH-3019",
     "ORCH-3024",
     "ORCH-3046",
     "ORCH-3077",

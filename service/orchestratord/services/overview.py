@@ -132,6 +132,7 @@ class OverviewService:
         ready = list(self._replicas.ready(pool_id))
         figures["replicas_ready"] = float(len(ready))
         figures["slots_total"] = float(sum(r.properties.slots_total for r in ready))
+        figures["slots_free"] = float(scheduler.slots_free(pool_id))
         figures["tasks_running"] = float(len(scheduler.running(pool_id)))
         figures |= {f"slo.{name}": value for name, value in self._slo_snapshot([pool_id]).items()}
         return figures

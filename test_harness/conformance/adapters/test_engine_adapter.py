@@ -101,6 +101,31 @@ class TestControl:
 
         run(scenario())
 
+    @pytest.mark.req("ORCH-3019")
+    def test_each_slot_tells_whether_it_is_busy_whoever_keeps_it_so(
+        self, engine: RunningEngine, run: Run
+    ) -> None:
+        async def scenario() -> None:
+            observer, somebody = (engine.adapter.connect(engine.url) for _ in range(2))
+            decodes = []
+            for count in range(SLOTS + 1):
+                await wait_for_busy(observer, count)
+                slots = await observer.slots()
+                assert sorted(slot.id for slot in slots) == list(range(SLOTS))
+                assert all(slot.kv_tokens > 0 for slot in slots if slot.busy)
+                if count < SLOTS:
+                    sink = RecordingSink()
+                    request = request_of(max_tokens=engine.long_tokens, seed=count)
+                    decodes.append(somebody.decode(request, sink))
+                    await sink.until_tokens(1)
+            for decode in decodes:
+                decode.cancel()
+            await wait_for_busy(observer, 0)
+            await observer.close()
+            await somebody.close()
+
+        run(scenario())
+
     def test_prompts_are_counted_as_a_decode_counts_them(
         self, engine: RunningEngine, run: Run
     ) -> None:

@@ -30,7 +30,7 @@ def known(replicas: ReplicaTable, name: str) -> Replica:
     return replica
 
 
-@pytest.mark.req("ORCH-3019", partial="per-slot state is the engine's")
+@pytest.mark.req("ORCH-3019")
 def test_a_slot_is_leased_once_and_released_once() -> None:
     replica = known(table(a=BLUE), "a")
 

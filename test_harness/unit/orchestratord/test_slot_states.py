@@ -136,6 +136,24 @@ class TestPolling:
 
         run_world(scenario, ONE_ENGINE)
 
+    @pytest.mark.req("ORCH-3019")
+    def test_an_engine_that_tells_no_more_keeps_no_slot_from_us(self) -> None:
+        async def scenario(world: ServiceWorld) -> None:
+            slow = await add(world, "slow")
+            slow.answer.set()
+            look, scheduler = world.life.slot_states.look, world.life.scheduling.scheduler
+
+            kept = []
+            for fault in (None, None, EngineFault.UNSUPPORTED):
+                slow.fault = fault
+                look()
+                await world.settle()
+                kept.append(scheduler.foreign(POOL, "slow"))
+
+            assert kept == [0, 1, 0]
+
+        run_world(scenario, ONE_ENGINE)
+
     def test_many_replicas_are_asked_in_turn_and_never_more_than_the_bound_at_once(self) -> None:
         async def scenario(world: ServiceWorld) -> None:
             clients = [await add(world, f"s{number}") for number in range(2 * MAX_ASKED - 1)]
