@@ -40,8 +40,8 @@ compiler:
 	  { echo 'gcc is needed: the tests build a scripted NVML (apt-get install gcc libc6-dev)' >&2; exit 1; }
 	@command -v promtool prometheus >/dev/null || \
 	  { echo 'prometheus is needed: it tests alerts and dashboards (apt-get install prometheus)' >&2; exit 1; }
-	@command -v curl >/dev/null || \
-	  { echo 'curl is needed: what the documents show is run (apt-get install curl)' >&2; exit 1; }
+	@command -v curl >/dev/null && command -v openssl >/dev/null || \
+	  { echo 'curl and openssl are needed: what the documents show is run (apt-get install curl openssl)' >&2; exit 1; }
 
 bdd: $(STAMP) ## run the features; LLORCH_BDD_FEATURE_PATH names a file or a folder of them
 	@$(PYTEST) test_harness/bdd
