@@ -17,6 +17,18 @@ from pool_managerd.observer import Cause
 from pool_managerd.pool_host import PoolHost
 from pool_managerd.replica import ReplicaView
 
+# A pool's state by those of its replicas, as `PoolHost` has it; who is Ready and not in service is
+# still being probed.
+_BEST_FIRST = {
+    "Ready": "Preloading",
+    "SelfTest": "Preloading",
+    "Preloading": "Preloading",
+    "Draining": "Draining",
+    "Unready": "Unready",
+    "Backoff": "Unready",
+    "Broken": "Unready",
+}
+
 
 class PoolHealthView:
     """`overview.PoolHealthSource` of this service."""
@@ -59,6 +71,14 @@ class PoolHealthView:
         for name, report in self._managers.reported(pool_id).items():
             own[name] = _as_reported(own.get(name), name, report)
         health["replicas"] = [own[name] for name in sorted(own)]
+        if not view.replicas and own:
+            # Engines of managers that are not in service yet, or not any more.
+            states = {replica["state"] for replica in own.values()}
+            best = (public for state, public in _BEST_FIRST.items() if state in states)
+            health["state"] = next(best, view.state)
+            errors = [each["last_error"] for each in own.values() if "last_error" in each]
+            if errors:
+                health["last_error"] = max(errors, key=lambda error: int(error["at_ms"]))
         return health
 
     def _replica_health(self, pool_id: str, view: ReplicaView) -> dict[str, Any]:

@@ -14,6 +14,7 @@ import pytest
 
 from harness_kit.http_probe import replica_of, task, text_of
 from harness_kit.manager_process import ManagerProcess
+from harness_kit.model_files import gguf_bytes, llama_metadata, llama_tensors
 from harness_kit.service_process import CONTROL_KEY, POOL, ServiceProcess, launched_pool
 from harness_kit.waiting import wait_until
 from pool_managerd.processes import start_ticks
@@ -142,6 +143,32 @@ def test_sigterm_lets_a_stream_end_on_its_engine_and_leaves_nothing(tmp_path: Pa
         assert [pid for pid in pids if start_ticks(pid) is not None] == []
         assert managers == []
         service.wait_metric("replica_ready", 0, SLOW_S)
+
+
+@pytest.mark.req("OC-POOL-3003", partial="engines of the service's own")
+def test_why_a_managers_engine_is_not_ready_is_the_pools_state_and_cause(tmp_path: Path) -> None:
+    model = tmp_path / "cut.gguf"
+    model.write_bytes(gguf_bytes(llama_metadata(), llama_tensors())[:-1])
+    pool = launched_pool(1, model=f"file:{model}")
+    with (
+        orchestrator(tmp_path) as service,
+        ManagerProcess(tmp_path / "m0", f"http://127.0.0.1:{service.port}", pool) as only,
+        service.probe() as probe,
+    ):
+        only.wait_managing()
+        health: dict[str, Any] = {}
+
+        def told() -> bool:
+            health.update(probe.get(f"/v1/pools/{POOL}/health").json())
+            return "last_error" in health and health["state"] != "Preloading"  # it tries again
+
+        wait_until(told, SLOW_S, "the cause is known")
+        engines = only.engine_pids()
+
+    assert (health["ready"], health["state"]) == (False, "Unready")
+    assert health["last_error"]["code"] == "model"
+    assert f"{model}: cut at byte" in health["last_error"]["message"]
+    assert engines == {}  # none was started
 
 
 @pytest.mark.req("OC-CTRL-2040", partial="the pool manager's part")

@@ -3,9 +3,10 @@
 Beside a task's path. A manager's report is its heartbeat: the full state each time, so a lost one
 costs nothing. Its Ready replicas become replicas of their pools that somebody else runs, named
 `MANAGER.REPLICA`; this service probes them like all others, so a dead engine is noticed without the
-manager. Invariants: only one start of a manager (`epoch`) holds its lease; nothing of a manager
-outlives its lease by more than `LEAVE_MS`; a replica whose address changed is gone before the next
-one of its name comes. Requirements: ORCH-3002, ORCH-3010, ORCH-2101, OC-POOL-3001, OC-POOL-3003.
+manager. Restarts and failures that a report tells of are counted in this service's metrics.
+Invariants: only one start of a manager (`epoch`) holds its lease; nothing of a manager outlives its
+lease by more than `LEAVE_MS`; a replica whose address changed is gone before the next one of its
+name comes. Requirements: ORCH-3002, ORCH-3010, ORCH-2101, OC-POOL-3001, OC-POOL-3003, OC-POOL-3030.
 """
 
 from __future__ import annotations
@@ -30,6 +31,15 @@ GOODBYE_MS = 60_000
 MANAGERS_MAX = 1024
 
 _READY, _DRAINING = "Ready", "Draining"
+# What the metrics contract counts of the codes of a `LastError`, and how it names them there.
+MEMORY_KINDS = {"vram-oom": "vram", "host-oom": "host-ram"}
+DEVICE_FAULTS = {
+    "cuda-error": "cuda-error",
+    "xid": "xid",
+    "ecc": "ecc",
+    "gpu-lost": "gpu-lost",
+    "gpu-reset": "reset",
+}
 
 
 class Engines(Protocol):
@@ -167,6 +177,8 @@ class PoolManagerService:
                 replicas=len(reports),
             )
             self._seats.setdefault(manager_id, _Seats()).gone_epoch = None
+        else:
+            self._count(known.reports, self._managers[manager_id].reports)
         self._settle(manager_id, LEAVE_MS)
         unknown = sorted({each.pool_id for each in reports} - set(pools))
         return Registration(pools, tuple(unknown))
@@ -236,6 +248,24 @@ class PoolManagerService:
     def _forget_empty(self, manager_id: str) -> None:
         if manager_id not in self._managers and not self._seats[manager_id].of:
             del self._seats[manager_id]
+
+    def _count(
+        self, before: Mapping[Key, ReportedReplica], now: Mapping[Key, ReportedReplica]
+    ) -> None:
+        """What happened to engines between two reports of one lease; a manager's own process has no
+        metrics, and what was before its lease may have been counted already."""
+        for key, report in now.items():
+            if (last := before.get(key)) is None:
+                continue
+            if report.restarts > last.restarts:
+                self._replicas.restarted(*key, report.restarts - last.restarts)
+            if report.last_error is None or report.last_error == last.last_error:
+                continue
+            code = str(report.last_error.get("code"))
+            if (memory := MEMORY_KINDS.get(code)) is not None:
+                self._replicas.out_of_memory(*key, memory)
+            if (fault := DEVICE_FAULTS.get(code)) is not None:
+                self._replicas.device_error(*key, fault)
 
     # --- what is reported becomes what is in service ------------------------------------------
 

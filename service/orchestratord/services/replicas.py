@@ -262,8 +262,8 @@ class ReplicaDirectory:
                 cause=cause.message,
             )
 
-    def restarted(self, pool_id: str, replica_id: str) -> None:
-        self._telemetry.restarted(self.pools[pool_id].spec, replica_id)
+    def restarted(self, pool_id: str, replica_id: str, times: int = 1) -> None:
+        self._telemetry.restarted(self.pools[pool_id].spec, replica_id, times)
 
     def replica_state(self, pool_id: str, replica_id: str, state: str) -> None:
         """Every transition of the pool host's state machine."""

@@ -294,10 +294,10 @@ class Telemetry:
             engine=spec.engine, pool_id=spec.id, outcome="ready" if ok else "failed"
         ).inc()
 
-    def restarted(self, spec: PoolSpec, replica_id: str) -> None:
+    def restarted(self, spec: PoolSpec, replica_id: str, times: int = 1) -> None:
         self.metrics.replica_restarts_total.labels(
             engine=spec.engine, pool_id=spec.id, replica_id=replica_id
-        ).inc()
+        ).inc(times)
 
     def replica_state(self, spec: PoolSpec, replica_id: str, state: str) -> None:
         """1 for the state it is in; a replica whose engine nobody wants to run (Unloaded, Stopped)

@@ -12,14 +12,17 @@ from harness_kit.service_clients import StreamClient, draft, token_events
 from harness_kit.service_world import POOL, PROFILE, ServiceWorld, Setup, run_world
 from orchestrator_core.pool import FullPolicy
 from orchestratord.services.pool_managers import (
+    DEVICE_FAULTS,
     LEAVE_MS,
     MANAGERS_MAX,
+    MEMORY_KINDS,
     PoolManagerService,
     Registration,
     RegistrationRefused,
     ReportedReplica,
     UnknownManager,
 )
+from pool_managerd import observer
 from worker_adapters.mock.script import MockScript
 
 ONE = Setup(
@@ -281,3 +284,30 @@ class TestGoodbye:
             assert managers.views() == []
 
         run_world(scenario, ONE)
+
+
+@pytest.mark.req("OC-POOL-3030", partial="VRAM and RAM use, and engines of the service's own")
+def test_what_became_of_engines_between_two_reports_is_counted_once() -> None:
+    def error(code: str, at_ms: int) -> dict[str, object]:
+        return {"code": code, "message": "why", "at_ms": at_ms}
+
+    async def scenario(world: ServiceWorld) -> None:
+        managers = managers_of(world)
+        first = replace(reported(), restarts=5, last_error=error("gpu-lost", 1))
+        lost = replace(first, restarts=7, state="Backoff", last_error=error("gpu-lost", 2))
+        starved = replace(lost, last_error=error("host-oom", 3))
+
+        for report in (first, first, lost, lost, starved):
+            beat(managers, report)
+
+        labels = {"engine": "llamacpp", "pool_id": POOL}
+        assert world.metric("replica_restarts_total", **labels, replica_id="m.e0") == 2
+        assert world.metric("driver_reset_events_total", **labels, reason="gpu-lost") == 1
+        assert world.metric("oom_events_total", **labels, reason="host-ram") == 1
+
+    run_world(scenario, ONE)
+
+
+def test_what_is_counted_is_what_the_engines_of_ours_count() -> None:
+    assert {str(code): kind for code, kind in observer.MEMORY_KINDS.items()} == MEMORY_KINDS
+    assert {str(code): fault for code, fault in observer.DEVICE_FAULTS.items()} == DEVICE_FAULTS
