@@ -79,6 +79,10 @@ class Stage:
         wait_until(lambda: self.ready(*REPLICAS), IDLE_S, "every replica is Ready")
         for name in ("tasks_running", "queue_depth", "stream_readers"):
             self.service.wait_metric(name, 0, IDLE_S)
+        wait_until(self._engines_are_idle, IDLE_S, "the engines have let go of what was broken off")
+
+    def _engines_are_idle(self) -> bool:
+        return all(entry["slots_free"] == entry["slots_total"] for entry in self.replica_sets())
 
     def footprint(self) -> Footprint:
         """Memory and descriptors of the service's process."""
