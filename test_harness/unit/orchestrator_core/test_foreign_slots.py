@@ -16,7 +16,6 @@ from orchestrator_core.events import (
     ReplicaLost,
     ReplicaReady,
     SlotsObserved,
-    Tick,
 )
 from orchestrator_core.pool import PreemptionMode, PreemptionPolicy
 from orchestrator_core.scheduler import Scheduler
@@ -175,17 +174,20 @@ class TestPlacement:
         assert started(effects) == [("acme/a", "r0")]
         assert scheduler.waiting_keys("p") == ("acme/b",)
 
-    def test_an_urgent_task_interrupts_nothing_whose_end_would_free_no_slot(self) -> None:
+    @pytest.mark.parametrize(("busy", "interrupted"), [(2, 1), (3, 0)])
+    def test_an_urgent_task_interrupts_nothing_whose_end_would_free_no_slot(
+        self, busy: int, interrupted: int
+    ) -> None:
         policy = PreemptionPolicy(PreemptionMode.HARD)
         scheduler = ready_scheduler(make_pool(preemption=policy), [make_replica(slots=2)])
         for name in ("x", "y"):
             submit(scheduler, name, priority=Priority.BATCH, cost_tokens=2000)
-        occupy(scheduler, busy=3)  # one more than it said it had
+        occupy(scheduler, busy)  # the third would be one more than it said it has
 
-        submit(scheduler, "urgent", T0_MS + 1, deadline_at_ms=T0_MS + 1500)
-        effects = scheduler.step(Tick(), T0_MS + 2)
+        effects = submit(scheduler, "urgent", T0_MS + 1, deadline_at_ms=T0_MS + 2500)
 
-        assert not any(isinstance(e, Preempt | Dispatch) for e in effects)
+        assert sum(isinstance(effect, Preempt) for effect in effects) == interrupted
+        assert len(started(effects)) == interrupted
 
 
 @pytest.mark.req("ORCH-3019")
