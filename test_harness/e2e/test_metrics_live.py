@@ -55,7 +55,7 @@ def live_through_everything(probe: HttpProbe, engine: GatedEngine) -> None:
     for task_id in (dropped, waiting, late):
         read(probe, task_id)
     assert probe.post("/v1/tasks", task("file:/models/none.gguf")).status == 503
-    assert probe.get("/nowhere").status == 404
+    assert probe.get("/docs/nowhere").status == 404
 
 
 @pytest.fixture
