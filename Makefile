@@ -7,7 +7,7 @@ FRESH  := $(VENV)/evidence.json
 PYTEST := $(BIN)/python -m pytest
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test compiler bdd chaos determinism haiku evidence compliance lint regen previews pacts bench lock clean
+.PHONY: help venv demo test compiler bdd chaos determinism haiku mutation evidence compliance lint regen previews pacts bench lock clean
 
 help: ## show this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed 's/:[^#]*## /\t/' | expand -t 12
@@ -56,6 +56,9 @@ determinism: $(STAMP) ## 64 seeds on two real replicas, each under two hash seed
 haiku: $(STAMP) ## the anti-cheat gate, and how often it accepts a real model (HAIKU_RUNS=30)
 	@$(PYTEST) test_harness/e2e_haiku
 	@REQUIRE_REAL_LLAMA=1 $(BIN)/python -m e2e_haiku.rate --runs $${HAIKU_RUNS:-30}
+
+mutation: $(STAMP) ## lie in the queue, fairness and deadline modules; count what the tests notice (20 minutes)
+	@$(BIN)/python -m mutation.mutation_run
 
 evidence: $(STAMP) compiler ## run all tests and write requirements/evidence.json and COMPLIANCE.md
 	@$(BIN)/python -m orch_tools regen

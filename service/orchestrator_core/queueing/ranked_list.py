@@ -52,7 +52,6 @@ class RankedList:
         if not self._blocks:
             self._blocks.append([item])
             self._firsts.append(item)
-            self._rebuild()
             return
         at = max(bisect_right(self._firsts, item) - 1, 0)
         block = self._blocks[at]

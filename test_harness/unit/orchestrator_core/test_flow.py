@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from harness_kit.core_builders import T0_MS, make_task
-from orchestrator_core.queueing.flow import Flow, turn_of
+from orchestrator_core.queueing.flow import Flow, sequence_of, turn_of
 
 
 @pytest.mark.req("ORCH-3079", partial="refusals are tested at admission")
@@ -27,6 +27,12 @@ def test_equal_deadlines_keep_arrival_order() -> None:
     flow.push(turn_of(first, 7), first)
 
     assert flow.head.key == "acme/first"
+
+
+def test_a_turn_gives_its_arrival_back_whatever_the_deadline() -> None:
+    turns = [turn_of(make_task(deadline_at_ms=deadline), 5) for deadline in (T0_MS, T0_MS + 1)]
+
+    assert [sequence_of(turn) for turn in turns] == [5, 5]
 
 
 def test_tokens_ahead_are_estimated_from_the_average() -> None:

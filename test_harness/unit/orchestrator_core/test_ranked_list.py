@@ -42,6 +42,18 @@ def test_ranks_stay_exact_across_many_blocks() -> None:
     assert list(ranked) == list(range(1, count, 2))
 
 
+def test_ranks_stay_exact_when_a_whole_block_goes() -> None:
+    ranked = RankedList()
+    for item in range(4 * BLOCK_ITEMS):
+        ranked.add(item)
+
+    for item in range(BLOCK_ITEMS // 2, 3 * BLOCK_ITEMS):
+        ranked.remove(item)
+
+    assert ranked.rank(3 * BLOCK_ITEMS) == BLOCK_ITEMS // 2
+    assert ranked.rank(4 * BLOCK_ITEMS) == BLOCK_ITEMS // 2 + BLOCK_ITEMS
+
+
 def test_removing_what_is_not_there_is_an_error() -> None:
     ranked = RankedList()
     ranked.add(2)

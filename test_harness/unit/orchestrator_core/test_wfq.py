@@ -113,6 +113,16 @@ def test_idle_members_are_forgotten_when_others_keep_the_level_busy() -> None:
     assert len(shares._members) <= SWEEP_MEMBERS + 4
 
 
+def test_a_newcomer_is_behind_whoever_waits_at_the_same_virtual_time() -> None:
+    shares = FairShare()
+    shares.activate("early", 1)
+    shares.activate("later", 1)
+
+    ahead = shares.ahead("new", 0, 1, 0, {"early": (1, 100), "later": (3, 300)}.get)
+
+    assert ahead == (2, 200)
+
+
 def test_tasks_ahead_follow_from_tags_and_weights() -> None:
     shares = FairShare()
     shares.activate("heavy", 4)
