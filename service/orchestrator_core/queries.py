@@ -229,6 +229,13 @@ class Queries:
         replica = self._pool(pool_id).replicas.get(replica_id)
         return 0 if replica is None else replica.foreign
 
+    def kv_evictions(self, pool_id: str, replica_id: str) -> int | None:
+        """Sessions that lost their KV to others' there since its process began; None when it is
+        not known."""
+        pool = self._pools.get(pool_id)
+        replica = None if pool is None else pool.replicas.get(replica_id)
+        return None if replica is None else replica.kv.evictions
+
     def is_empty(self, pool_id: str) -> bool:
         """Whether no task runs or waits in the pool."""
         pool = self._pool(pool_id)

@@ -4,7 +4,7 @@ On a task's path: a finished task adds its session's KV, which may push out othe
 the sum over sessions never exceeds what the engine has (`bytes_max`), so that what `GET
 /v1/sessions/{id}` says of warmth and size is never more than there can be. It is an account, not a
 cache: the engine evicts by its own clock, and what it really reused is in `cached_tokens`.
-Requirements: ORCH-3022.
+Requirements: ORCH-3022, ORCH-3027.
 """
 
 from __future__ import annotations
@@ -24,13 +24,15 @@ class KvHolder(Protocol):
 
 
 class ResidentKv:
-    """One replica's account; sessions whose KV has no known size are not in it."""
+    """One replica's account; sessions whose KV has no known size are not in it. `evictions` counts
+    those that lost theirs to another one."""
 
-    __slots__ = ("_held", "bytes_max", "bytes_used")
+    __slots__ = ("_held", "bytes_max", "bytes_used", "evictions")
 
     def __init__(self, bytes_max: int) -> None:
         self.bytes_max = bytes_max
         self.bytes_used = 0
+        self.evictions = 0
         self._held: OrderedDict[str, tuple[KvHolder, int]] = OrderedDict()
 
     def __len__(self) -> int:
@@ -47,6 +49,7 @@ class ResidentKv:
         while self.bytes_used + kv_bytes > self.bytes_max:
             _, (oldest, freed_bytes) = self._held.popitem(last=False)
             self.bytes_used -= freed_bytes
+            self.evictions += 1
             oldest.lose_kv()
         self._held[holder.key] = (holder, kv_bytes)
         self.bytes_used += kv_bytes

@@ -163,6 +163,7 @@ def ended(job: Job, outcome: str, reason: str, refusal: Refusal | None) -> Ended
         None if refusal is None else refusal.message,
         None if refusal is None else refusal.retry_after_ms,
         None if refusal is None else refusal.figures or None,
+        job.eviction_events,
     )
 
 

@@ -154,6 +154,8 @@ class Ended(Decision, frozen=True):
     cause: str | None = None
     retry_after_ms: int | None = None
     figures: tuple[tuple[str, float | str], ...] | None = None  # of `errors.Refusal`
+    # Sessions whose KV its last replica had given up for others' by then; None: it never ran.
+    eviction_events: int | None = None
 
     def values(self) -> dict[str, Any]:
         values = _flat(super().values())

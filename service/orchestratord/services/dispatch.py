@@ -330,6 +330,8 @@ class Dispatcher:
 
     def _release(self, job: Job) -> Attempt | None:
         attempt = self._running.pop(job.task.key, None)
+        scheduler = self.scheduling.scheduler
+        job.eviction_events = scheduler.kv_evictions(job.pool_id, job.replica_id)
         if not self._running:
             self.idle.set()
         return attempt

@@ -115,6 +115,8 @@ class Job:
     # Of `log.tokens`: what the measure of throughput has counted.
     metered_tokens: int = 0
     kv_warm: bool = False
+    # Of KV in the replica that it ran on last, as it left it; None: it has not run, or it is gone.
+    eviction_events: int | None = None
     # Came back with a restart: clients may have seen more of it than its log holds.
     recovered: bool = False
     # What was decided about it, in this order; of too many the first and the newest.

@@ -39,6 +39,7 @@ class TestAccount:
 
         assert [first.lost, second.lost, third.lost] == [True, False, False]
         assert (kv.bytes_used, len(kv)) == (90, 2)
+        assert kv.evictions == 1
 
     def test_use_makes_a_session_the_youngest_and_its_last_size_counts(self) -> None:
         kv = ResidentKv(100)
@@ -58,6 +59,7 @@ class TestAccount:
         kv.drop("s0")
 
         assert (kv.bytes_used, len(kv)) == (40, 1)
+        assert kv.evictions == 0
 
     @pytest.mark.parametrize("kv_bytes", [0, 101])
     def test_what_has_no_size_or_cannot_be_there_is_not_entered(self, kv_bytes: int) -> None:
@@ -129,3 +131,20 @@ class TestSessions:
         scheduler.step(ReplicaReady(kv_replica()), T0_MS)
 
         assert shown(scheduler, "a") == (0, False, None)
+
+    @pytest.mark.req("ORCH-3027", partial="its way to the log")
+    def test_what_was_pushed_out_is_counted_for_each_process(self) -> None:
+        scheduler = ready_scheduler(make_pool(), [kv_replica()])
+        counts = [scheduler.kv_evictions("p", "r0")]
+        for name in ("a", "b", "c", "d"):
+            run(scheduler, name)
+            counts.append(scheduler.kv_evictions("p", "r0"))
+
+        scheduler.step(ReplicaLost("p", "r0"), T0_MS)
+        gone = scheduler.kv_evictions("p", "r0")
+        scheduler.step(ReplicaReady(kv_replica()), T0_MS)
+
+        assert counts == [0, 0, 0, 1, 2]
+        assert gone is None
+        assert scheduler.kv_evictions("p", "r0") == 0
+        assert scheduler.kv_evictions("q", "r0") is None

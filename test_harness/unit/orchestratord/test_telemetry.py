@@ -252,6 +252,7 @@ class TestLogLines:
             "tokens_in": 3,
             "tokens_out": 4,
             "failovers": 0,
+            "eviction_events": 0,
         }
 
     @pytest.mark.req("OC-CTRL-2050")
