@@ -25,7 +25,13 @@ from orchestrator_core.events import (
     Tick,
 )
 from orchestrator_core.pool import TenantPolicy
-from orchestrator_core.queueing.share import MAX_FLOWS, WINDOW_MS, ObservedShares, ShareView
+from orchestrator_core.queueing.share import (
+    MAX_FLOWS,
+    WINDOW_MS,
+    EntitledShares,
+    ObservedShares,
+    ShareView,
+)
 from orchestrator_core.scheduler import Scheduler
 from orchestrator_core.task import Priority
 
@@ -106,6 +112,21 @@ class TestObserved:
             shares.serve(f"t{number}", BATCH, 100, T0_MS + number)
 
         assert len(shares) == MAX_FLOWS == 4096
+
+
+def test_who_leaves_as_often_as_it_came_has_no_work() -> None:
+    shares = EntitledShares(lambda priority: 1, lambda tenant: 1)
+    for _ in range(3):
+        shares.enter("acme", Priority.BATCH)
+
+    promised = []
+    for _ in range(3):
+        promised.append(shares.of("acme", Priority.BATCH))
+        shares.leave("acme", Priority.BATCH)
+
+    assert promised == [1.0, 1.0, 1.0]
+    assert shares.of("acme", Priority.BATCH) == 0.0
+    assert shares.all() == {}
 
 
 @pytest.mark.req("ORCH-3076", partial="what is observed follows in the property test")

@@ -6,7 +6,7 @@ from collections import Counter
 
 import pytest
 
-from orchestrator_core.queueing.wfq import SWEEP_MEMBERS, FairShare
+from orchestrator_core.queueing.wfq import MEMBERS_COUNTED, SWEEP_MEMBERS, FairShare
 
 
 def serve(shares: FairShare, turns: int, cost_tokens: int = 10) -> list[str]:
@@ -121,6 +121,70 @@ def test_a_newcomer_is_behind_whoever_waits_at_the_same_virtual_time() -> None:
     ahead = shares.ahead("new", 0, 1, 0, {"early": (1, 100), "later": (3, 300)}.get)
 
     assert ahead == (2, 200)
+
+
+def test_a_task_of_one_token_costs_half_of_one_of_two() -> None:
+    shares = FairShare()
+    shares.activate("short", 1)
+    shares.activate("long", 1)
+
+    turns: Counter[str] = Counter()
+
+    for _ in range(30):
+        key = shares.pick()
+        assert key is not None
+        turns[key] += 1
+        shares.charge(key, 1 if key == "short" else 2)
+
+    assert turns == {"short": 20, "long": 10}
+
+
+def test_of_many_members_as_many_stand_for_all() -> None:
+    shares = FairShare()
+    for number in range(2 * MEMBERS_COUNTED):
+        shares.activate(f"m{number}", 1)
+
+    ahead = shares.ahead("new", 0, 1, 0, lambda key: (1, 100))
+
+    assert ahead == (2 * MEMBERS_COUNTED, 100 * 2 * MEMBERS_COUNTED)
+
+
+def test_what_is_ahead_counts_from_the_tag_that_a_member_has_by_now() -> None:
+    shares = FairShare()
+    shares.activate("busy", 1)
+    shares.activate("idle", 1)
+    for key, cost_tokens in (("busy", 300), ("idle", 100), ("idle", 100)):
+        shares.charge(key, cost_tokens)
+
+    # Virtual time is 100, busy's next task starts at 300: of those of 100 tokens that a task at
+    # 500 has before it, busy has three (300, 400, 500), idle four (200 to 500).
+    ahead = shares.ahead("new", 400, 1, 0, {"busy": (9, 900), "idle": (9, 900)}.get)
+
+    assert ahead == (7, 700)
+
+
+def test_what_it_says_of_itself_is_relative_to_virtual_time() -> None:
+    shares = FairShare()
+    shares.activate("a", 1)
+    shares.activate("b", 1)
+    for key, cost_tokens in (("a", 100), ("b", 50), ("b", 100)):
+        shares.charge(key, cost_tokens)
+
+    assert shares.describe() == "a+50 b+100"
+
+
+def test_a_sweep_forgets_nobody_who_waits() -> None:
+    shares = FairShare()
+    shares.activate("held", 1, held=True)
+    shares.activate("always", 1)
+
+    for visitor in range(4 * SWEEP_MEMBERS):
+        shares.activate(f"v{visitor}", 1)
+        serve(shares, 2)
+        shares.retire(f"v{visitor}")
+    shares.hold("held", False)
+
+    assert shares.pick() == "held"
 
 
 def test_tasks_ahead_follow_from_tags_and_weights() -> None:
