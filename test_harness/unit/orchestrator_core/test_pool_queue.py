@@ -291,3 +291,15 @@ def test_sums_of_tokens_return_to_zero() -> None:
     named(queue, 2)
 
     assert (queue.cost_tokens, queue.prompt_tokens, len(queue)) == (0, 0, 0)
+
+
+def test_whoever_is_late_is_found_after_any_number_of_changes_at_the_head() -> None:
+    queue = PoolQueue(make_pool(capacity=1000, interactive=1000))
+    patient = make_task("patient", tenant="patient", deadline_at_ms=T0_MS + 500)
+    late = make_task("late", tenant="late", deadline_at_ms=T0_MS + 50)
+    # Each goes before all of its tenant that wait already.
+    busy = [make_task(str(i), deadline_at_ms=T0_MS + 10_000 - i) for i in range(200)]
+
+    fill(queue, patient, late, *busy)
+
+    assert [task.key for task in queue.expire(T0_MS + 100)] == ["late/late"]
