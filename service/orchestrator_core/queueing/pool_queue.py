@@ -120,9 +120,6 @@ class PoolQueue:
     def __len__(self) -> int:
         return self._size
 
-    def __contains__(self, key: str) -> bool:
-        return any(key in cls.arrivals for cls in self._classes.values())
-
     def reconfigure(self, spec: PoolSpec) -> None:
         """Take over bounds, policy and weights; what waits stays, even above a lower bound."""
         self.capacity = spec.queue_capacity
