@@ -91,9 +91,9 @@ class HttpProbe:
         self.timeout_s = timeout_s
         self._socket: socket.socket | None = None
         self._received = b""
-        self._asked: deque[tuple[str, str]] = deque()
-        self.answering = ("", "")
-        """Method and path that the response in hand answers."""
+        self._asked: deque[tuple[str, str, bytes]] = deque()
+        self.answering = ("", "", b"")
+        """Method, path and bytes of the request that the response in hand answers."""
         self.connections = 0
 
     def __enter__(self) -> Self:
@@ -147,7 +147,7 @@ class HttpProbe:
     def read_answer(self) -> Answer:
         """The whole response that comes next."""
         status, fields = self.read_head()
-        method, path = self.answering
+        method, path, sent = self.answering
         if method == "HEAD" or status in (204, 304):
             content = b""
         elif fields.get("transfer-encoding") == "chunked":
@@ -156,7 +156,7 @@ class HttpProbe:
             content = self.take(int(fields["content-length"]))
         if fields.get("connection") == "close":
             self.close()
-        tell(method, path, status, fields, content)
+        tell(method, path, status, fields, content, sent)
         return Answer(status, fields, content)
 
     def send(
@@ -185,7 +185,8 @@ class HttpProbe:
             self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             self.connections += 1
         line = _REQUEST_LINE.match(data)
-        self._asked.append((line[1].decode(), line[2].decode("latin-1")) if line else ("", ""))
+        method, path = (line[1].decode(), line[2].decode("latin-1")) if line else ("", "")
+        self._asked.append((method, path, data))
         self._socket.sendall(data)
 
     def read_head(self) -> tuple[int, dict[str, str]]:
@@ -272,9 +273,9 @@ class EventStream:
         self.probe = probe
         self.status = status
         self.headers = headers
-        self._answers = probe.answering
+        self._method, self._path, self._sent = probe.answering
         if status == 200:
-            tell(*self._answers, status, headers, None)
+            tell(self._method, self._path, status, headers, None, self._sent)
         self.complete = False
         """Whether the response came to its proper end (the last chunk)."""
         self._chunks = probe.chunks()
@@ -283,7 +284,7 @@ class EventStream:
     def answer(self) -> Answer:
         """The body of a response that is an error."""
         body = self.probe.take(int(self.headers["content-length"]))
-        tell(*self._answers, self.status, self.headers, body)
+        tell(self._method, self._path, self.status, self.headers, body, self._sent)
         return Answer(self.status, self.headers, body)
 
     def __iter__(self) -> Iterator[Event]:

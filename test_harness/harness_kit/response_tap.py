@@ -17,9 +17,16 @@ class Listener(Protocol):
     """Hears every response once, and every event of a stream."""
 
     def hear(
-        self, method: str, path: str, status: int, headers: Mapping[str, str], body: bytes | None
+        self,
+        method: str,
+        path: str,
+        status: int,
+        headers: Mapping[str, str],
+        body: bytes | None,
+        sent: bytes = b"",
     ) -> None:
-        """A response; `body` is None where its events are told one by one, names lower case."""
+        """A response; `body` is None where its events are told one by one, names lower case.
+        `sent` is the whole request, as it went over the wire."""
 
     def hear_event(self, name: str, number: int | None, data: dict[str, Any]) -> None:
         """One server-sent event of a task's stream."""
@@ -31,11 +38,16 @@ live_ports: set[int] = set()
 
 
 def tell(
-    method: str, path: str, status: int, headers: Mapping[str, str], body: bytes | None
+    method: str,
+    path: str,
+    status: int,
+    headers: Mapping[str, str],
+    body: bytes | None,
+    sent: bytes = b"",
 ) -> None:
     """Pass a response on to who listens."""
     for listener in listeners:
-        listener.hear(method, path, status, headers, body)
+        listener.hear(method, path, status, headers, body, sent)
 
 
 def tell_event(name: str, number: int | None, data: dict[str, Any]) -> None:

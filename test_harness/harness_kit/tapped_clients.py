@@ -7,7 +7,7 @@ only services under test are told of; the servers that unit tests invent may ans
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextvars import ContextVar
 from typing import Any
 from urllib.parse import urlsplit
@@ -42,13 +42,20 @@ def _observed(original: Callable[..., None]) -> Callable[..., None]:
                 asked = _asking.get()
                 streams = response.headers.get("content-type", "").startswith(EVENT_STREAM)
                 body = None if streams else response.body
-                tell(asked.method, asked.path, response.status, response.headers, body)
+                sent = _wire(asked, endpoint.headers(asked))
+                tell(asked.method, asked.path, response.status, response.headers, body, sent)
             if observe is not None:
                 observe(response)
 
         original(self, endpoint, timeout_s, both)
 
     return __init__
+
+
+def _wire(asked: Request, headers: Mapping[str, str]) -> bytes:
+    """The request as it went out, but for what the HTTP library adds."""
+    lines = [f"{asked.method} {asked.path} HTTP/1.1", *(f"{n}: {v}" for n, v in headers.items())]
+    return "\r\n".join(lines).encode() + b"\r\n\r\n" + (asked.body or b"")
 
 
 def _asked(original: Callable[..., Any]) -> Callable[..., Any]:

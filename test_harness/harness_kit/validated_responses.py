@@ -2,8 +2,9 @@
 
 Off every request's path; loaded by the pytest configuration, hears through `response_tap`. A
 response that no contract allows fails the test during which it came, and so does a path of no
-contract (ORCH-2006, ORCH-2007, ORCH-2009). Responses of one shape are judged once: a shape is
-operation, status, header names, the structure of the body, its words and signs.
+contract (ORCH-2006, ORCH-2007, ORCH-2009); an error that holds a key or a prompt fails it even
+where the test is exempt from the contracts (OC-CTRL-2041). Responses of one shape are judged once:
+a shape is operation, status, header names, the structure of the body, its words and signs.
 
     @pytest.mark.unvalidated_responses("why")     this test breaks HTTP, or the paths, on purpose
 
@@ -23,6 +24,7 @@ from typing import Any
 
 import pytest
 
+from harness_kit import secret_scan
 from harness_kit.contract_files import Operation
 from harness_kit.contract_judge import (
     BESIDE,
@@ -78,10 +80,20 @@ class ResponseLedger:
         self._lock = threading.Lock()
 
     def hear(
-        self, method: str, path: str, status: int, headers: Mapping[str, str], body: bytes | None
+        self,
+        method: str,
+        path: str,
+        status: int,
+        headers: Mapping[str, str],
+        body: bytes | None,
+        sent: bytes = b"",
     ) -> None:
-        """Count and judge one response."""
+        """Count and judge one response; an error must not show what is nobody's to see."""
         with self._lock:
+            if method == "POST" and path == "/v1/tasks":
+                secret_scan.learn_prompts(sent)
+            if status >= 400 and body:
+                self._scan(f"{method} {path[:200]} {status}", body, sent)
             if self.deaf:
                 return
             operation = operation_of(method, path)
@@ -93,8 +105,16 @@ class ResponseLedger:
     def hear_event(self, name: str, number: int | None, data: dict[str, Any]) -> None:
         """Count and judge one event."""
         with self._lock:
+            if name == "error":
+                self._scan("the error of a stream", json.dumps(data).encode())
             if not self.deaf:
                 self._hear_event(name, number, data)
+
+    def _scan(self, where: str, body: bytes, sent: bytes = b"") -> None:
+        try:
+            secret_scan.check_error(body, where, sent)
+        except secret_scan.SecretLeak as leak:
+            self._violations.append(str(leak))
 
     def taken_violations(self) -> list[str]:
         """The violations since the last call."""
@@ -235,7 +255,7 @@ class ValidatedResponses:
             raise
         if violations := self._ledger.taken_violations():
             said = "\n".join(violations[:VIOLATIONS_MAX])
-            pytest.fail(f"{len(violations)} responses against the contract:\n{said}", pytrace=False)
+            pytest.fail(f"{len(violations)} responses that must not be:\n{said}", pytrace=False)
 
     def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
         """Raises: pytest.UsageError for a marker without a reason."""

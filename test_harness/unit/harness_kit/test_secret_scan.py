@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
-from harness_kit.secret_scan import SecretLeak, check, learn
+from harness_kit.secret_scan import SecretLeak, check, check_error, learn, learn_prompts
 from harness_kit.service_process import SECRETS
 
 pytestmark = pytest.mark.req("OC-CTRL-2041", partial="that the scanner would find one")
@@ -46,6 +48,42 @@ def test_what_a_client_sent_as_a_name_may_come_back_to_it_and_nothing_else_may()
 
     with pytest.raises(SecretLeak, match=r"cont….*ever….*metr….*othe…"):
         check("example", " ".join(SECRETS), "an answer", sent=f"/v1/tasks/{SECRETS[0]}")
+
+
+HEAD = b"POST /v1/tasks/t%201 HTTP/1.1\r\nAuthorization: Bearer not-a-known-key\r\n\r\n"
+ASKED = {
+    "model_ref": "a model",
+    "prompt": 'what "nobody" sees',
+    "inputs": ["first of two inputs"],
+    "messages": [{"role": "assistant", "content": "said before"}],
+}
+REQUEST = HEAD + json.dumps(ASKED).encode()
+
+
+@pytest.mark.parametrize("name", ["a model", "t 1", "assistant", "messages"])
+def test_an_error_may_name_what_its_request_named(name: str) -> None:
+    learn_prompts(REQUEST)
+
+    check_error(json.dumps({"message": f"no {name}"}).encode(), "an error", REQUEST)
+
+
+@pytest.mark.parametrize(
+    ("secret", "request_"),
+    [
+        ("not-a-known-key", REQUEST),
+        (SECRETS[1], REQUEST),
+        ('what "nobody" sees', REQUEST),
+        ("first of two inputs", b""),  # the error of a stream, which another request asked for
+        ("said before", HEAD),
+    ],
+)
+def test_an_error_shows_no_credential_and_nothing_that_was_asked(
+    secret: str, request_: bytes
+) -> None:
+    learn_prompts(REQUEST)
+
+    with pytest.raises(SecretLeak, match=f"an error holds the secret {secret[:4]}…"):
+        check_error(json.dumps({"message": f"about {secret}!"}).encode(), "an error", request_)
 
 
 def test_a_short_secret_is_refused() -> None:

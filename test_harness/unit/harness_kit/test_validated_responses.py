@@ -137,6 +137,9 @@ def test_the_test_that_received_it_fails_and_the_counts_are_reported(
 ) -> None:
     monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")
     monkeypatch.setenv("LLORCH_REPORTS_DIR", str(tmp_path / "reports"))
+    heard: list[ResponseLedger] = []  # by the inner run alone: a leak fails exempt tests too
+    for module in ("response_tap", "validated_responses"):
+        monkeypatch.setattr(f"harness_kit.{module}.listeners", heard)
     source = f"""
         import pytest
         from harness_kit.response_tap import tell
@@ -155,17 +158,23 @@ def test_the_test_that_received_it_fails_and_the_counts_are_reported(
         def test_fails_anyway(): said(418); assert False
         @pytest.mark.unvalidated_responses("sends nonsense")
         def test_meant(): said(418)
+        @pytest.mark.unvalidated_responses("sends nonsense")
+        def test_leaks():
+            sent = b"POST / HTTP/1.1\\r\\nX-API-Key: whoever-it-is\\r\\n\\r\\n"
+            tell("POST", "/v1/tasks", 500, {{}}, b'{{"message": "whoever-it-is"}}', sent)
     """
     write_tree(pytester.path, {"pytest.ini": "[pytest]\n", "test_a.py": source})
 
     run = pytester.runpytest_inprocess("-p", "harness_kit.validated_responses")
 
-    run.assert_outcomes(passed=2, failed=2, errors=1)
+    run.assert_outcomes(passed=2, failed=3, errors=1)
     run.stdout.fnmatch_lines(["*submit_task (POST /v1/tasks) 418: the contract documents no such*"])
     run.stdout.fnmatch_lines(["*against the contract: submit_task*"])
+    run.stdout.fnmatch_lines(["*POST /v1/tasks 500 holds the secret whoe…"])
     report = json.loads((tmp_path / "reports/responses/validated.json").read_text())
     assert report["operations"] == {"submit_task": {"400": 1, "418": 3}}
-    assert report["not_validated"] == {"test_a.py::test_meant": "sends nonsense"}
+    meant = ["test_a.py::test_leaks", "test_a.py::test_meant"]
+    assert report["not_validated"] == dict.fromkeys(meant, "sends nonsense")
     table = (tmp_path / "reports/responses/never_received.md").read_text()
     assert "| submit_task | 429 |" in table
     assert "| submit_task | 400 |" not in table
