@@ -8,7 +8,7 @@ from itertools import count
 import pytest
 
 from harness_kit.core_builders import T0_MS, make_pool, make_task
-from orchestrator_core.pool import FullPolicy, TenantPolicy
+from orchestrator_core.pool import FullPolicy, PriorityPolicy, TenantPolicy
 from orchestrator_core.queueing.pool_queue import PoolQueue, Room
 from orchestrator_core.task import Priority, Task
 
@@ -303,3 +303,33 @@ def test_whoever_is_late_is_found_after_any_number_of_changes_at_the_head() -> N
     fill(queue, patient, late, *busy)
 
     assert [task.key for task in queue.expire(T0_MS + 100)] == ["late/late"]
+
+
+def test_new_weights_hold_for_what_waits_already() -> None:
+    queue = PoolQueue(make_pool())
+    fill(queue, *many("x", 40, tenant="x"), *many("y", 40, tenant="y"))
+    fill(queue, *many("b", 40, tenant="x", priority=BATCH))
+    interactive = PriorityPolicy(INTERACTIVE, 1, 256)
+    batch = PriorityPolicy(BATCH, 1, 256)
+
+    queue.reconfigure(
+        make_pool(tenants=(TenantPolicy("x", weight=3),), priorities=(interactive, batch))
+    )
+
+    served = Counter(
+        (task.tenant, task.priority) for task in (queue.pop() for _ in range(40)) if task
+    )
+    # A first turn was due by the old weights.
+    assert served["x", BATCH] == pytest.approx(20, abs=1)
+    assert served["x", INTERACTIVE] == pytest.approx(15, abs=1)
+    assert served["y", INTERACTIVE] == pytest.approx(5, abs=1)
+
+
+def test_who_gives_way_waits_no_more() -> None:
+    queue = PoolQueue(make_pool())
+    fill(queue, *many("b", 3, priority=BATCH))
+
+    gone = queue.give_way(INTERACTIVE)
+
+    assert gone is not None
+    assert list(queue.keys()) == ["acme/b0", "acme/b1"]
