@@ -113,7 +113,7 @@ def follow(
 
 
 @pytest.mark.req("ORCH-3027", "ORCH-3094", "ORCH-2009", "OC-CORE-1040")
-def test_the_last_line_of_a_task_and_its_replica_s_have_every_field_with_its_value(
+def test_the_end_of_a_task_carries_every_field_with_its_value(
     followed: Followed,
 ) -> None:
     expected = {
