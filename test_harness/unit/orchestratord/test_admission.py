@@ -171,6 +171,18 @@ class TestBrokenJournal:
 
         run_world(scenario)
 
+    def test_who_was_admitted_when_it_broke_is_refused_too(self) -> None:
+        async def scenario(world: ServiceWorld) -> None:
+            submission = world.submit(draft(1))
+            world.life.journal.fail("disk full")
+            await world.advance(0.05)
+
+            assert isinstance(submission.outcome, Refusal)
+            assert submission.outcome.code is Code.INTERNAL
+            assert world.engines["r0"].running_count == 0
+
+        run_world(scenario)
+
     @pytest.mark.req("ORCH-3024", partial="all but one case of a repeated id")
     @pytest.mark.req("ORCH-3203", partial="a process that dies; all but one rule")
     def test_the_same_id_may_be_tried_again_and_then_survives_a_crash(self) -> None:
