@@ -255,9 +255,16 @@ def fill_memory(stage: Stage) -> Iterator[None]:
 
 @contextmanager
 def write_much(stage: Stage) -> Iterator[None]:
-    """A task with a prompt of megabytes that no compression makes small."""
+    """Tasks with prompts of megabytes that no compression makes small, until the journal's files
+    have no room left from earlier ones."""
+    before = stage.service.metric("journal_bytes")
     with stage.service.probe() as probe:
-        read(probe, stage.admit(probe, "work", prompt=os.urandom(3 * MIB // 2).hex()))
+
+        def grown() -> bool:
+            read(probe, stage.admit(probe, "work", prompt=os.urandom(3 * MIB // 2).hex()))
+            return stage.service.metric("journal_bytes") > before
+
+        wait_until(grown, WAIT_S, "the journal grows")
     yield
 
 

@@ -20,7 +20,7 @@ from orch_tools.codegen_dashboards import DIRECTORY
 from orch_tools.observability import series_of
 
 FILES = sorted((CONTRACTS.parent / DIRECTORY).glob("*.json"))
-STEP_S = 1.0
+STEP_S = 0.1  # below the time between two scrapes: what one of them saw is found
 PREVIEW_BYTES_MAX = 150_000
 
 

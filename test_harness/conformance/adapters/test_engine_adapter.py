@@ -504,9 +504,13 @@ class TestLoss:
                         if health is Health.LOADING and make_ready is not None:
                             make_ready()
                         await asyncio.sleep(0)
+                at_once = await decoded(client, request_of(max_tokens=1))
                 await client.close()
 
-                assert seen[-2:] == [Health.LOADING, Health.OK]
-                assert seen[:-2] in ([], [Health.DOWN])
+                # An engine that nobody holds may be loaded before it is asked the first time.
+                may_come = [Health.DOWN, Health.LOADING, Health.OK]
+                assert seen == [health for health in may_come if health in seen]
+                assert make_ready is None or Health.LOADING in seen
+                assert at_once.calls[-1] == "end"
 
         run(scenario())
