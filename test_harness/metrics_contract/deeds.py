@@ -9,21 +9,19 @@ from __future__ import annotations
 import os
 import resource
 import signal
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from harness_kit import nvml_library
 from harness_kit.gated_engine import GatedEngine
 from harness_kit.http_probe import HttpProbe, task
 from harness_kit.model_files import gguf_bytes, llama_metadata, llama_tensors
-from harness_kit.service_process import CONTROL_KEY, model_of
+from harness_kit.service_process import CONTROL_KEY, metric_in, model_of
 from harness_kit.waiting import wait_until
-from metrics_contract.stage import WAIT_S, Stage
+from metrics_contract.stage import WAIT_S, Deed, Stage
 from pool_managerd.model_import import import_file
 from pool_managerd.model_store import ModelStore
-
-Deed = Callable[[Stage], AbstractContextManager[None]]
 
 LATE_AT_ONCE = 5
 MIB = 1 << 20
@@ -269,24 +267,27 @@ def write_much(stage: Stage) -> Iterator[None]:
 
 
 @contextmanager
-def fill_disk(stage: Stage) -> Iterator[None]:
+def fill_disk(stage: Stage) -> Iterator[str]:
     """A task does not fit on the disk: its admission cannot become durable. The journal finds out
-    within a second that smaller records do."""
+    within a second that smaller records do, so the scrape that saw it failing is the deed's."""
     pid, sizes = stage.service.pid, resource.RLIMIT_FSIZE
     soft, hard = resource.prlimit(pid, sizes)
     large = os.urandom(3 * MIB // 2).hex()  # no compression helps
+    scrape = ""
     resource.prlimit(pid, sizes, (2 * MIB, hard))
     try:
         with stage.service.probe() as probe:
 
             def failing() -> bool:
+                nonlocal scrape
                 document = task(model_of("work"), prompt=large, ctx=8192)
                 answer = probe.post("/v1/tasks", document)
                 assert answer.status == 500, answer
-                return stage.service.metric("journal_failing") == 1
+                scrape = stage.service.metrics()
+                return metric_in(scrape, "journal_failing") == 1
 
             wait_until(failing, WAIT_S, "the journal fails")
-            yield
+            yield scrape
     finally:
         resource.prlimit(pid, sizes, (soft, hard))
     stage.service.wait_metric("journal_failing", 0, WAIT_S)

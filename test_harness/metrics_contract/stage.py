@@ -64,12 +64,13 @@ class Stage:
     seen: dict[str, Seen] = field(default_factory=dict)
     ended_s: float = 0.0
 
-    def perform(self, deeds: dict[str, Callable[[Stage], AbstractContextManager[None]]]) -> None:
-        """Each deed, and what was seen before it and at its height."""
+    def perform(self, deeds: dict[str, Deed]) -> None:
+        """Each deed, and what was seen before it and at its height: what the deed says it saw, or
+        else the scrape after it."""
         for name, deed in deeds.items():
             before = self.service.metrics()
-            with deed(self):
-                self.seen[name] = Seen(before, self.service.metrics())
+            with deed(self) as scrape:
+                self.seen[name] = Seen(before, scrape or self.service.metrics())
                 self.prometheus.wait_scrape()
 
     def admit(self, probe: HttpProbe, pool_id: str, **fields: Any) -> str:
@@ -78,6 +79,9 @@ class Stage:
         answer = probe.post("/v1/tasks", document)
         assert answer.status == 202, answer
         return str(document["task_id"])
+
+
+Deed = Callable[[Stage], AbstractContextManager[str | None]]
 
 
 def launched() -> dict[str, Any]:
